@@ -1,0 +1,1 @@
+"""Dispatches inference jobs to Amazon SageMaker AI async endpoints, durably, and brings their results back."""
