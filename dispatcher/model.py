@@ -284,10 +284,21 @@ class Change(NamedTuple):
 # --- tracking --------------------------------------------------------------------------------------------------------
 
 
+class Submission(Struct, frozen=True, kw_only=True):
+    """Jobs of one shard whose receipts have just become durable."""
+
+    queue: QueueId
+    shard: int
+    jobs: int
+    submitted_at: float
+    deadline_at: float
+
+
 class Shard(Struct, frozen=True, kw_only=True):
     """A shard with jobs that wait for a result. Folders end in `/` and are None until a receipt names one.
 
-    `jobs` is how many jobs the shard has, `waiting` how many are submitted and not settled.
+    `jobs` is how many jobs the shard has, `waiting` how many are submitted and not settled, `unsent` how many are accepted,
+    claimed or ambiguous.
     """
 
     queue: QueueId
@@ -296,6 +307,7 @@ class Shard(Struct, frozen=True, kw_only=True):
     failure_folder: str | None
     jobs: int
     waiting: int
+    unsent: int
     first_submitted_at: float
     last_submitted_at: float
     last_deadline_at: float

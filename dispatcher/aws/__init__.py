@@ -1,0 +1,1 @@
+"""What knows the AWS SDK: clients, errors, locations, deadlines, bodies of uploads."""

@@ -1,0 +1,1 @@
+"""Ways to learn that the service has finished."""

@@ -1,0 +1,1 @@
+"""Ways to hand a payload over: inline with the request, or staged in S3."""

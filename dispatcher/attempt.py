@@ -1,0 +1,113 @@
+"""One attempt to submit one job: upload if it travels by S3, then invoke. Its outcome is a value.
+
+Nothing here retries, records or counts. A cancel in the middle leaves the job claimed in the ledger, which is what a
+crash leaves: at the next start it is looked for before it is sent again.
+"""
+
+from msgspec import Struct
+
+from dispatcher.identity import filename, input_key, output_path_extension
+from dispatcher.interfaces import Clock, Fault, FileSlice, Invocation, Invoker, Stager
+from dispatcher.model import Claim, EndpointName, InferenceId, JobKey, Receipt, RunId, Transport
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """The job file that a job came with, as far as sending needs it."""
+
+    name: str
+    run_id: RunId
+    taken_at: float
+
+
+class Job(Struct, frozen=True, kw_only=True, gc=False):
+    """A claimed job with everything that is sent. Exactly one of `payload` and `input_location` is set.
+
+    `wait_seconds`: how long its result is waited for after the 202. `ready_at`: monotonic time since which it only waits
+    for a worker. `spill`: a temporary file that holds the payload and goes when the attempt is over.
+    """
+
+    claim: Claim
+    origin: Origin
+    endpoint: EndpointName
+    inference_id: InferenceId
+    payload: bytes | FileSlice | None
+    input_location: str | None
+    content_type: str | None
+    accept: str | None
+    custom_attributes: str | None
+    request_ttl_seconds: int
+    invocation_timeout_seconds: int
+    wait_seconds: float
+    ready_at: float
+    chosen_key: bool = True
+    spill: str | None = None
+
+    @property
+    def key(self) -> JobKey:
+        return self.claim.key
+
+
+class Taken(Struct, frozen=True, kw_only=True):
+    """202. `seconds` from the start of the attempt, `at` on the wall clock."""
+
+    receipt: Receipt
+    seconds: float
+    at: float
+
+
+class Stopped(Struct, frozen=True, kw_only=True):
+    """No receipt. `staging`: it was the upload that failed, so that nothing was submitted whatever the fault's kind."""
+
+    fault: Fault
+    staging: bool
+
+
+class Paths(Struct, frozen=True, kw_only=True):
+    """What an attempt travels on. `stager` is None where no staging prefix is set."""
+
+    invoker: Invoker
+    stager: Stager | None
+    clock: Clock
+
+
+async def attempt(job: Job, paths: Paths) -> Taken | Stopped:
+    """Sends the job once, by the transport of its claim."""
+    started = paths.clock.monotonic()
+    location = job.input_location
+    if job.claim.transport is Transport.S3:
+        staged = await _stage(job, paths)
+        if isinstance(staged, Fault):
+            return Stopped(fault=staged, staging=True)
+        location = staged
+    answer = await paths.invoker.invoke(_invocation(job, location))
+    if isinstance(answer, Fault):
+        return Stopped(fault=answer, staging=False)
+    return Taken(receipt=answer, seconds=paths.clock.monotonic() - started, at=paths.clock.now())
+
+
+async def _stage(job: Job, paths: Paths) -> str | Fault:
+    assert paths.stager is not None, "intake rejects what cannot be staged, and lanes redirect only where they can"
+    assert job.payload is not None, "a reference is never routed by S3"
+    return await paths.stager.stage(input_key(job.inference_id), job.payload, job.content_type)
+
+
+def _invocation(job: Job, location: str | None) -> Invocation:
+    inline = location is None
+    assert not inline or isinstance(job.payload, bytes), "what is not held in memory never travels inline"
+    return Invocation(
+        endpoint=job.endpoint,
+        inference_id=job.inference_id,
+        filename=filename(job.inference_id) if job.chosen_key else None,
+        output_path_extension=_extension(job) if job.chosen_key else None,
+        content_type=job.content_type,
+        accept=job.accept,
+        custom_attributes=job.custom_attributes,
+        request_ttl_seconds=job.request_ttl_seconds,
+        invocation_timeout_seconds=job.invocation_timeout_seconds,
+        body=job.payload if inline and isinstance(job.payload, bytes) else None,
+        input_location=location,
+    )
+
+
+def _extension(job: Job) -> str:
+    return output_path_extension(job.origin.name, job.origin.run_id, job.claim.shard)

@@ -1,0 +1,166 @@
+"""The SDK's session and clients: one each, made in order, closed backwards.
+
+SDK retries are off, whatever the environment says: every attempt is ours to record and to count. A request is signed before
+it waits for a connection, so the pool must hold as many connections as there may be attempts on the wire. Region, profile,
+credentials and endpoint URLs come from the SDK's own chain; a fault in them ends the start with a UsageError.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+from botocore.exceptions import BotoCoreError, ClientError, PartialCredentialsError, ProfileNotFound
+from botocore.handlers import add_expect_header
+from botocore.regions import EndpointResolverBuiltins
+from msgspec import Struct
+
+from dispatcher.aws.calls import watch
+from dispatcher.aws.faults import clean
+from dispatcher.aws.resolver import BoundedResolver
+from dispatcher.aws.uploads import spare_the_loop
+from dispatcher.errors import UsageError
+
+DISTRIBUTION = "sagemaker-dispatcher"
+KEEPALIVE_SECONDS = 12
+"""S3 closes idle connections at 20 s; a POST on one that is just being closed would be ambiguous."""
+
+_SESSION_VARIABLES = {"region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)}
+"""The SDK for Python alone reads only AWS_DEFAULT_REGION; containers and functions of AWS set AWS_REGION."""
+
+
+class ClientSettings(Struct, frozen=True, kw_only=True):
+    """What the clients need to know; None leaves it to the SDK's own chain.
+
+    `max_in_flight` is the most requests that may be on the wire at once, over all callers of one client.
+    """
+
+    max_in_flight: int
+    region: str | None = None
+    profile: str | None = None
+    connect_timeout_seconds: float = 5.0
+    read_timeout_seconds: float = 30.0
+    expect_continue: bool = False
+
+
+class Clients(Struct, frozen=True, kw_only=True):
+    """Open clients, and what the service logs of them. `endpoints` are the effective URLs by service."""
+
+    sagemaker: Any
+    s3: Any
+    region: str
+    endpoints: dict[str, str]
+
+
+@asynccontextmanager
+async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
+    """Opens the session's clients; closes them at the end. Raises UsageError for what a person has to put right."""
+    session = _session(settings)
+    region = _region(session)
+    await _check_credentials(session)
+    async with AsyncExitStack() as stack:
+        # One after the other: the SDK's credential cache has no lock for clients that are made at the same time.
+        sagemaker = await _client(stack, session, "sagemaker-runtime", region, settings)
+        check_inline(sagemaker)
+        s3 = await _client(stack, session, "s3", region, settings)
+        _prepare_s3(s3, settings.expect_continue)
+        endpoints = {"sagemaker-runtime": sagemaker.meta.endpoint_url, "s3": s3.meta.endpoint_url}
+        yield Clients(sagemaker=sagemaker, s3=s3, region=region, endpoints=endpoints)
+
+
+def _session(settings: ClientSettings) -> AioSession:
+    session = AioSession(session_vars=_SESSION_VARIABLES, profile=settings.profile)
+    if settings.region is not None:
+        session.set_config_variable("region", settings.region)
+    try:
+        session.get_scoped_config()
+    except ProfileNotFound as error:
+        raise UsageError(f"{clean(str(error))}: name a profile that the AWS configuration has, or none") from error
+    except BotoCoreError as error:
+        raise UsageError(f"the AWS configuration cannot be read: {clean(str(error))}") from error
+    return session
+
+
+def _region(session: AioSession) -> str:
+    region = session.get_config_variable("region")
+    if not region:
+        raise UsageError("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION, or a region in the profile")
+    return str(region)
+
+
+async def _check_credentials(session: AioSession) -> None:
+    """Resolves the credentials once, so that a missing or broken provider is found before anything is claimed."""
+    try:
+        credentials = await session.get_credentials()
+        if credentials is not None:
+            await credentials.get_frozen_credentials()
+    except PartialCredentialsError as error:
+        raise UsageError(f"the AWS credentials are incomplete: {clean(str(error))}") from error
+    except (BotoCoreError, ClientError, RuntimeError, OSError) as error:
+        raise UsageError(f"the AWS credentials cannot be had: {clean(str(error))}") from error
+    if credentials is None:
+        raise UsageError(
+            "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run with a role"
+        )
+
+
+async def _client(
+    stack: AsyncExitStack, session: AioSession, service: str, region: str, settings: ClientSettings
+) -> Any:
+    resolver = BoundedResolver(settings.connect_timeout_seconds)
+    stack.push_async_callback(resolver.close)
+    try:
+        client = await stack.enter_async_context(
+            session.create_client(service, region_name=region, config=_config(settings, resolver))
+        )
+    except (BotoCoreError, ValueError) as error:
+        variable = "AWS_ENDPOINT_URL_" + service.replace("-", "_").upper()
+        hint = f"check AWS_ENDPOINT_URL, {variable}, and the region {clean(region, 64)!r}"
+        raise UsageError(f"no client for {service}: {clean(str(error))}; {hint}") from error
+    watch(client, service)
+    return client
+
+
+def _config(settings: ClientSettings, resolver: BoundedResolver) -> AioConfig:
+    return AioConfig(
+        connect_timeout=settings.connect_timeout_seconds,
+        read_timeout=settings.read_timeout_seconds,
+        max_pool_connections=settings.max_in_flight,
+        # A new dict each time: the SDK rewrites it.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        user_agent_extra=_user_agent(),
+        connector_args={"keepalive_timeout": KEEPALIVE_SECONDS, "resolver": resolver},
+    )
+
+
+def _user_agent() -> str:
+    try:
+        return f"{DISTRIBUTION}/{version(DISTRIBUTION)}"
+    except PackageNotFoundError:
+        return DISTRIBUTION  # run from a source tree that was never installed
+
+
+def check_inline(sagemaker: Any) -> None:
+    """UsageError if the SDK's model of the service is from before inline payloads."""
+    operation = sagemaker.meta.service_model.operation_model("InvokeEndpointAsync")
+    if "Body" not in operation.input_shape.members:
+        raise UsageError(
+            "this AWS SDK cannot send inline payloads: install botocore 1.43.29 or later, with its aiobotocore"
+        )
+
+
+def _prepare_s3(s3: Any, expect_continue: bool) -> None:
+    events = s3.meta.events
+    events.register_last("before-endpoint-resolution.s3", _path_style_where_custom)
+    events.register("before-call.s3.PutObject", spare_the_loop)
+    if not expect_continue:
+        # It costs every PUT a round trip (84 ms instead of 43 at a simulated 40 ms), and hangs where no server answers it.
+        events.unregister("before-call.s3", add_expect_header)
+
+
+def _path_style_where_custom(builtins: dict[Any, Any], **_: Any) -> None:
+    """A custom endpoint, such as one on loopback, has no host name for each bucket."""
+    if builtins.get(EndpointResolverBuiltins.SDK_ENDPOINT):
+        builtins[EndpointResolverBuiltins.AWS_S3_FORCE_PATH_STYLE] = True

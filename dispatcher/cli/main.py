@@ -1,0 +1,72 @@
+"""The command `dispatcher`: its subcommands, and the one place where an error becomes a message and an exit status."""
+
+import sys
+
+import click
+
+from dispatcher.cli.demo import demo
+from dispatcher.cli.replay import replay
+from dispatcher.cli.run import run
+from dispatcher.cli.status import status
+from dispatcher.cli.validate import validate
+from dispatcher.errors import DispatcherError
+from dispatcher.sandbox.__main__ import main as sandbox
+
+EXIT_CODES = """\b
+Exit status:
+  0    every job succeeded (run --no-wait: every job is submitted)
+  1    some jobs did not succeed, or lines were rejected
+  2    usage or settings, or a job file that changed or cannot be read
+  3    another process holds the ledger
+  4    the ledger or its disk failed
+  5    the ledger is damaged
+  130  interrupted; the same command goes on
+"""
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="sagemaker-dispatcher")
+def cli() -> None:
+    """Dispatches inference jobs to Amazon SageMaker AI async endpoints, durably, and brings their results back."""
+
+
+for command in (demo, run, validate, status, replay):
+    cli.add_command(command)
+cli.add_command(sandbox, "sandbox")
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        status = 130
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except BaseExceptionGroup as group:
+        status = _report(group)
+    except DispatcherError as error:
+        status = _say(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _report(group: BaseExceptionGroup[BaseException]) -> int:
+    """Several parts may fail of one cause; what was foreseen is said, anything else is a bug and shown as it is."""
+    foreseen, unforeseen = group.split(DispatcherError)
+    if foreseen is None or unforeseen is not None:
+        raise group
+    errors = list(_flat(foreseen))
+    return max(_say(error) for error in dict.fromkeys(errors))
+
+
+def _flat(group: BaseExceptionGroup[DispatcherError]) -> list[DispatcherError]:
+    flat: list[DispatcherError] = []
+    for error in group.exceptions:
+        flat += _flat(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return flat
+
+
+def _say(error: DispatcherError) -> int:
+    click.echo(f"dispatcher: {error}", err=True)
+    return error.exit_status

@@ -1,0 +1,77 @@
+"""Settings as flags: every field of Settings that a command takes, with its own words as help."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import uvloop
+
+from dispatcher import logs
+from dispatcher.errors import UsageError
+from dispatcher.settings import Settings, describe, load
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+SERVICE_ONLY = frozenset({"spool"})
+COMMANDS = frozenset({"run", "replay", "validate", "status", "demo"})
+
+
+def settings_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
+    """Adds a flag for each setting. They arrive as keyword arguments, None or () where not given."""
+    left_out = SERVICE_ONLY | frozenset(without)
+
+    def add(function: F) -> F:
+        for setting in reversed(describe()):
+            if setting.name not in left_out:
+                function = _option(setting.name, setting.flag, setting.description, setting.default)(function)
+        return function
+
+    return add
+
+
+def _option(name: str, flag: str, description: str, default: str) -> Callable[[F], F]:
+    value = getattr(Settings(), name)
+    shown = description if default == "–" else f"{description} [default: {default.strip('`')}]"
+    if isinstance(value, bool):
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=shown)
+    return click.option(flag, name, multiple=isinstance(value, tuple), help=shown)
+
+
+def settings_from(flags: dict[str, Any]) -> Settings:
+    """The settings in force: flags over environment."""
+    return load(flags, os.environ)
+
+
+def configure_logs(settings: Settings, *, quiet: bool = False) -> None:
+    """Logs go to stderr: readable on a terminal, JSON elsewhere, unless set. `quiet` leaves warnings only."""
+    fmt = settings.log_format or ("text" if sys.stderr.isatty() else "json")
+    level = "warning" if quiet and settings.log_level == "info" else settings.log_level
+    logs.configure(fmt, level, sys.stderr)
+
+
+def ledger_in(settings: Settings, output: Path) -> Path:
+    """Where the ledger is: as set, else in the output folder."""
+    return Path(settings.ledger) if settings.ledger else output / "ledger.db"
+
+
+def existing_ledger(settings: Settings, file: str | None) -> Path:
+    """The ledger that `--ledger`, `--output` or a job file's name points to; UsageError where there is none."""
+    if settings.ledger is None and settings.output is None and file is None:
+        raise UsageError("which ledger? Name the job file, or set --output or --ledger")
+    path = ledger_in(settings, Path(settings.output or f"{file}.results"))
+    if not path.exists():
+        raise UsageError(
+            f"there is no ledger {path}: nothing was run there yet, or --output or --ledger points elsewhere"
+        )
+    return path
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Runs a command's coroutine on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)

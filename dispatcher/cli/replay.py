@@ -1,0 +1,78 @@
+"""`dispatcher replay`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from dispatcher.cli.options import configure_logs, existing_ledger, run_async, settings_from, settings_options
+from dispatcher.cli.run import execute
+from dispatcher.errors import UsageError
+from dispatcher.ledger.sqlite import open_sqlite
+from dispatcher.model import State
+from dispatcher.oneshot import Source
+from dispatcher.replays import REPLAYABLE, make_replay, original, unfinished
+from dispatcher.settings import Settings
+
+FRONT_BYTES = 1024
+"""What a replayed line may be longer than the original: an id and an endpoint put in front."""
+
+
+@click.command()
+@click.argument("file", required=False)
+@click.option(
+    "--status",
+    "states",
+    multiple=True,
+    type=click.Choice([state.value for state in REPLAYABLE]),
+    help="Replay only jobs that ended so; may be given several times. Default: all three.",
+)
+@click.option("--no-wait", is_flag=True, help="End once every job is submitted; the same command again goes on.")
+@settings_options()
+def replay(file: str | None, states: tuple[str, ...], no_wait: bool, **flags: Any) -> int:
+    """Runs the jobs of a finished job file that are dead, failed or expired once more, as FILE.replay-N.
+
+    Results go to OUTPUT/FILE.replay-N/; those of FILE stay as they are. A replay that was interrupted is gone on with.
+    """
+    settings = settings_from(flags)
+    configure_logs(settings, quiet=True)
+    ledger = existing_ledger(settings, file)
+    wanted = [State(state) for state in states] or list(REPLAYABLE)
+    output = Path(settings.output) if settings.output else ledger.parent
+    source, endpoints = run_async(_prepare(settings, ledger, file, wanted, output))
+    if source is None:
+        click.echo("nothing to replay", err=True)
+        return 0
+    widened = msgspec.structs.replace(
+        settings,
+        allow_endpoint=(*settings.allow_endpoint, *endpoints),
+        line_max_bytes=settings.line_max_bytes + FRONT_BYTES,
+    )
+    return execute(widened, [source], ledger, no_wait=no_wait)
+
+
+async def _prepare(
+    settings: Settings, path: Path, file: str | None, states: list[State], output: Path
+) -> tuple[Source | None, list[str]]:
+    """The replay's source, and the endpoints that its original's jobs went to."""
+    ledger = await open_sqlite(path)
+    try:
+        of = await original(ledger, file)
+        endpoints = sorted({str(queue.endpoint) for queue in ledger.queues() if queue.file_id == of.file_id})
+        begun = await unfinished(ledger, of)
+        if begun is not None:
+            return Source(path=begun.source, results=output / begun.name), endpoints
+        if of.published_at is None:
+            raise UsageError(f"{of.name} is not finished: give its run command again, then replay what did not succeed")
+        keep = settings.endpoint is None
+        made = await make_replay(ledger, of, states, path.parent / "replays", keep_endpoint=keep)
+        if not made.jobs:
+            made.path.unlink()
+            return None, endpoints
+        return (
+            Source(path=str(made.path), results=output / made.name, payload_root=made.payload_root, name=made.name),
+            endpoints,
+        )
+    finally:
+        await ledger.aclose()

@@ -1,0 +1,218 @@
+"""What the service has written, read from S3.
+
+An object that is not there is a 404 only for a caller that may LIST its bucket; to others S3 says 403. So after a 403 each
+bucket is probed once, by a LIST of one key in the object's folder; a probe and every later listing tell what a 403 means
+in that bucket.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from dispatcher.aws.calls import QUIET, Calls, Operation, Request
+from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
+from dispatcher.aws.faults import code_of, fault_of, protocol_fault, status_of
+from dispatcher.aws.locations import BadLocation, Location, parse_folder, parse_location, split_folder
+from dispatcher.interfaces import Fault, FaultKind, Found, Listing
+from dispatcher.model import FailureReason
+
+PAGES_MAX = 2
+CHUNK_BYTES = 1 << 16
+
+T = TypeVar("T")
+
+
+class BrokenStreamError(ConnectionError):
+    """An object that was opened could not be read to its end."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(f"{fault.code}: {fault.message}")
+        self.fault = fault
+
+
+class S3Completions:
+    """Completions on a client of S3.
+
+    `_list_denied` says of each bucket that was listed or probed whether LIST was denied; only this class reads and
+    writes it. `_probing` lets one probe run at a time, so that a burst of 403 makes one request.
+    """
+
+    def __init__(self, client: Any, *, deadline: Deadline = DEFAULT_DEADLINE, calls: Calls = QUIET) -> None:
+        self._client = client
+        self._deadline = deadline
+        self._calls = calls
+        self._list_denied: dict[str, bool] = {}
+        self._probing = asyncio.Lock()
+
+    async def list_folder(self, folder: str) -> Listing | Fault:
+        """See Completions. Objects of folders within the folder are not listed."""
+        at = parse_folder(folder)
+        if isinstance(at, BadLocation):
+            return _unreadable(at)
+        objects: list[Found] = []
+        token: str | None = None
+        for _ in range(PAGES_MAX):
+            page = await self._list(at, token=token)
+            if isinstance(page, Fault):
+                return page
+            objects += [_found(at.bucket, entry) for entry in page.get("Contents", [])]
+            token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+            if token is None:
+                return Listing(objects, complete=True)
+        return Listing(objects, complete=False)
+
+    async def look(self, location: str) -> Found | Fault | None:
+        """See Completions."""
+        return await self._on_object("HeadObject", location, 0, self._head)
+
+    async def read(self, location: str, max_bytes: int) -> bytes | Fault | None:
+        """See Completions."""
+        return await self._on_object("GetObject", location, max_bytes, partial(self._get, max_bytes=max_bytes))
+
+    @asynccontextmanager
+    async def open(self, location: str, max_bytes: int) -> AsyncIterator[AsyncIterator[bytes] | Fault]:
+        """See Completions. An object that is not there is REFUSED with RESULT_MISSING.
+
+        The stream raises BrokenStreamError (an OSError) where it cannot go on, also when the deadline has passed.
+        """
+        ends_at = asyncio.get_running_loop().time() + self._deadline.seconds(max_bytes)
+        body = await self._on_object("GetObject", location, 0, partial(self._body, max_bytes=max_bytes))
+        if body is None:
+            yield _missing_result()
+        elif isinstance(body, Fault):
+            yield body
+        else:
+            async with body:
+                yield _chunks(body, max_bytes, ends_at)
+
+    async def _on_object(
+        self, operation: Operation, location: str, size_bytes: int, request: Callable[[Location], Awaitable[T | Fault]]
+    ) -> T | Fault | None:
+        at = parse_location(location)
+        if isinstance(at, BadLocation):
+            return _unreadable(at)
+        bound: Request[T] = partial(request, at)
+        missing = partial(self._is_missing, at.bucket)
+        outcome = await self._calls.find(operation, self._deadline.seconds(size_bytes), bound, missing)
+        if not _is_hidden(outcome) or at.bucket in self._list_denied:
+            return outcome
+        probe = await self._probe(at)
+        return probe if isinstance(probe, Fault) else (None if self._list_denied[at.bucket] else outcome)
+
+    async def _probe(self, at: Location) -> Fault | None:
+        """Finds out whether the bucket's LIST is denied. A Fault where that could not be learnt."""
+        async with self._probing:
+            if at.bucket in self._list_denied:
+                return None
+            folder = Location(at.bucket, split_folder(at.key)[0])
+            page = await self._list(folder, max_keys=1)
+            return page if isinstance(page, Fault) and at.bucket not in self._list_denied else None
+
+    def _is_missing(self, bucket: str, error: ClientError) -> bool:
+        if code_of(error) in {"404", "NoSuchKey", "NotFound"}:
+            return True
+        return code_of(error) in {"403", "AccessDenied", "Forbidden"} and self._list_denied.get(bucket, False)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    async def _list(
+        self, folder: Location, *, token: str | None = None, max_keys: int = 1_000
+    ) -> dict[str, Any] | Fault:
+        request = partial(self._page, folder, token, max_keys)
+        page = await self._calls.send("ListObjectsV2", self._deadline.seconds(), request)
+        if not isinstance(page, Fault):
+            self._list_denied[folder.bucket] = False
+        elif page.reason is FailureReason.ACCESS_DENIED:
+            self._list_denied[folder.bucket] = True
+        return page
+
+    async def _page(self, folder: Location, token: str | None, max_keys: int) -> dict[str, Any] | Fault:
+        more = {} if token is None else {"ContinuationToken": token}
+        page: dict[str, Any] = await self._client.list_objects_v2(
+            Bucket=folder.bucket, Prefix=folder.key, Delimiter="/", MaxKeys=max_keys, **more
+        )
+        # A page of somebody else, such as a proxy's, would pass for an empty folder.
+        return page if "Name" in page else protocol_fault("NoListing", "the answer to a LIST is no listing")
+
+    async def _head(self, at: Location) -> Found:
+        answer = await self._client.head_object(Bucket=at.bucket, Key=at.key)
+        return Found(at.uri, int(answer["ContentLength"]), answer["LastModified"].timestamp())
+
+    async def _get(self, at: Location, max_bytes: int) -> bytes | Fault:
+        body = await self._body(at, max_bytes)
+        if isinstance(body, Fault):
+            return body
+        async with body:
+            return b"".join([chunk async for chunk in _bounded(body, max_bytes)])
+
+    async def _body(self, at: Location, max_bytes: int) -> Any | Fault:
+        """The open body, at least one byte asked for; whoever gets it closes it."""
+        wanted = f"bytes=0-{max(max_bytes, 1) - 1}"
+        try:
+            answer = await self._client.get_object(Bucket=at.bucket, Key=at.key, Range=wanted)
+        except ClientError as error:
+            if status_of(error) != 416:
+                raise
+            return _EmptyBody()
+        if "ETag" in answer:
+            return answer["Body"]
+        answer["Body"].close()
+        return protocol_fault("NoObject", "the answer to a GET is no object of S3")
+
+
+class _EmptyBody:
+    """The body of an object of no bytes: S3 has no range of it to give, and answers 416."""
+
+    async def __aenter__(self) -> "_EmptyBody":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def read(self, size: int) -> bytes:
+        return b""
+
+
+async def _bounded(body: Any, max_bytes: int) -> AsyncIterator[bytes]:
+    """Up to `max_bytes` of the body; the end is read too where it has no more, so that its connection is kept."""
+    left = max_bytes
+    while chunk := await body.read(min(CHUNK_BYTES, left + 1)):
+        yield chunk[:left]
+        left -= len(chunk)
+        if left < 0:
+            return
+
+
+async def _chunks(body: Any, max_bytes: int, ends_at: float) -> AsyncIterator[bytes]:
+    chunks = _bounded(body, max_bytes)
+    while True:
+        try:
+            # Around each read and not around the loop: the time must not strike while the caller holds a chunk.
+            async with asyncio.timeout_at(ends_at):
+                chunk = await anext(chunks, b"")
+        except Exception as error:  # the border: whatever a foreign library raises becomes ours here
+            raise BrokenStreamError(fault_of(error, "GetObject")) from error
+        if not chunk:
+            return
+        yield chunk
+
+
+def _found(bucket: str, entry: dict[str, Any]) -> Found:
+    return Found(Location(bucket, entry["Key"]).uri, int(entry["Size"]), entry["LastModified"].timestamp())
+
+
+def _is_hidden(outcome: object) -> bool:
+    return isinstance(outcome, Fault) and outcome.reason is FailureReason.ACCESS_DENIED
+
+
+def _unreadable(bad: BadLocation) -> Fault:
+    return Fault(kind=FaultKind.REFUSED, reason=FailureReason.PROTOCOL, code="BadLocation", message=bad.why)
+
+
+def _missing_result() -> Fault:
+    message = "the object is not there"
+    return Fault(kind=FaultKind.REFUSED, reason=FailureReason.RESULT_MISSING, code="NoSuchKey", message=message)

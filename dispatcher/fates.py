@@ -1,0 +1,226 @@
+"""Decides what became of submitted and ambiguous jobs, and records it: output, failure, expiry, or sent again.
+
+Success beats failure, failure beats the deadline. A staged input is deleted before the final state is recorded, so that a
+crash between the two leaves no orphan. What must never happen: a final state from an answer that was not one (a denied or
+failed call settles nothing; it is asked again). A cancel anywhere is harmless: what was not recorded is found again.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from dispatcher.identity import filename, inference_id, input_key
+from dispatcher.interfaces import Clock, Completions, Fault, Found, Ledger, Stager
+from dispatcher.metrics import Metrics
+from dispatcher.model import (
+    EndpointName,
+    Error,
+    FailureReason,
+    FileId,
+    JobKey,
+    Move,
+    OpenJob,
+    Queue,
+    QueueId,
+    Reopened,
+    RunId,
+    Settled,
+    State,
+    Transport,
+)
+from dispatcher.polling import Pace
+from dispatcher.search import Search, side_by_side
+
+log = structlog.get_logger(__name__)
+
+EXCERPT_BYTES = 2_048
+"""How much of a failure object is read and kept."""
+
+Count = Callable[[int, int], None]
+"""Is told how many S3 requests a look has made, and how many results they found."""
+
+
+def ignore(calls: int, found: int) -> None:
+    """For looks that nobody keeps a budget of."""
+
+
+class Fates:
+    """Knows where to look for a job's end, and how long a lane's results take (`pace`)."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        completions: Completions,
+        stager: Stager | None,
+        clock: Clock,
+        metrics: Metrics,
+        doubt_cap_seconds: float,
+        runs: dict[FileId, RunId],
+        chosen_keys: bool,
+    ) -> None:
+        """`stager` is None where staged inputs are not to be deleted. `runs` gains an entry with every job file taken up."""
+        self._ledger = ledger
+        self._completions = completions
+        self._search = Search(completions)
+        self._stager = stager
+        self._clock = clock
+        self._metrics = metrics
+        self._doubt_cap_seconds = doubt_cap_seconds
+        self._runs = runs
+        self._chosen_keys = chosen_keys
+        self._paces: dict[EndpointName, Pace] = defaultdict(Pace)
+        self._queues: dict[QueueId, Queue] = {}
+
+    def queue(self, id: QueueId) -> Queue:
+        """The queue of this id."""
+        if id not in self._queues:
+            self._queues = {queue.queue_id: queue for queue in self._ledger.queues()}
+        return self._queues[id]
+
+    def pace(self, endpoint: EndpointName) -> Pace:
+        """How long this lane's results take."""
+        return self._paces[endpoint]
+
+    def doubt_seconds(self, endpoint: EndpointName) -> float:
+        """How long to wait for the output of an attempt whose answer was lost: half of the lane's results come sooner."""
+        return min(self._doubt_cap_seconds, self._paces[endpoint].median_seconds)
+
+    async def outputs(self, queue: Queue, jobs: Sequence[OpenJob], count: Count = ignore) -> list[OpenJob]:
+        """Settles the jobs whose output is there. Returns those that surely have none."""
+        sought = await self._search.seek({job.key: job.receipt.output_location for job in jobs if job.receipt})
+        count(sought.calls, len(sought.found))
+        await self._settle(
+            queue, [self._succeeded(job, sought.found[job.key]) for job in jobs if job.key in sought.found], jobs
+        )
+        return [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
+
+    async def failures(self, queue: Queue, jobs: Sequence[OpenJob], count: Count) -> list[OpenJob]:
+        """Settles the jobs that have a failure object and, asked again, no output. Returns the others that surely have neither."""
+        places = {job.key: job.receipt.failure_location for job in jobs if job.receipt and job.receipt.failure_location}
+        sought = await self._search.seek(places)
+        count(sought.calls, len(sought.found))
+        failed = [job for job in jobs if job.key in sought.found and self._may_fail(queue, job)]
+        if failed:
+            without_output = await self.outputs(queue, failed)
+            await self._fail(queue, [(job, sought.found[job.key]) for job in without_output])
+        return [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
+
+    def _may_fail(self, queue: Queue, job: OpenJob) -> bool:
+        """A failure object alone never settles a job whose other submission may still succeed."""
+        if not job.maybe_sent or job.submitted_at is None:
+            return True
+        patience = min(self._doubt_cap_seconds, 2 * self._paces[queue.endpoint].most_seconds)
+        return self._clock.now() >= min(job.submitted_at + patience, job.due_at)
+
+    # --- final states -------------------------------------------------------------------------------------------------
+
+    def _succeeded(self, job: OpenJob, found: Found) -> Settled:
+        return Settled(
+            key=job.key,
+            prior=job.state,
+            state=State.SUCCEEDED,
+            completed_at=self._completed_at(job, found),
+            output_location=None if job.receipt else found.uri,
+        )
+
+    def _completed_at(self, job: OpenJob, found: Found) -> float:
+        """LastModified, of which S3 cuts the fraction off, kept between the 202 and now: it is another machine's clock."""
+        modified_at = found.modified_at + (0.5 if found.modified_at.is_integer() else 0.0)
+        return min(max(modified_at, job.submitted_at or 0.0), self._clock.now())
+
+    async def _fail(self, queue: Queue, failures: Sequence[tuple[OpenJob, Found]]) -> None:
+        moves: list[Settled] = []
+
+        async def read(failure: tuple[OpenJob, Found]) -> None:
+            job, found = failure
+            content = await self._completions.read(found.uri, EXCERPT_BYTES)
+            if isinstance(content, Fault):
+                return
+            moves.append(
+                Settled(
+                    key=job.key,
+                    prior=State.SUBMITTED,
+                    state=State.FAILED,
+                    completed_at=self._completed_at(job, found),
+                    error=Error(FailureReason.MODEL_ERROR, excerpt(content or b"")),
+                )
+            )
+
+        await side_by_side(read, list(failures))
+        await self._settle(queue, moves, [job for job, _ in failures])
+
+    async def expire(self, queue: Queue, jobs: Sequence[OpenJob]) -> None:
+        now = self._clock.now()
+        error = Error(
+            FailureReason.RESULT_MISSING, "neither an output nor a failure object appeared before the deadline"
+        )
+        moves = [
+            Settled(key=job.key, prior=State.SUBMITTED, state=State.EXPIRED, completed_at=now, error=error)
+            for job in jobs
+        ]
+        await self._settle(queue, moves, jobs)
+
+    async def _settle(self, queue: Queue, moves: Sequence[Settled], jobs: Iterable[OpenJob]) -> None:
+        if not moves:
+            return
+        by_key = {job.key: job for job in jobs}
+        settled = [(by_key[move.key], move) for move in moves]
+        await self._discard(queue, [job.key for job, _ in settled if job.transport is Transport.S3])
+        await self._ledger.record(moves)
+        self._measure(queue, settled)
+
+    async def _discard(self, queue: Queue, keys: list[JobKey]) -> None:
+        stager = self._stager
+        if stager is None:
+            return
+
+        async def discard(key: JobKey) -> None:
+            fault = await stager.discard(input_key(inference_id(self._runs[queue.file_id], key.line)))
+            if fault is not None:
+                log.warning("staged input not deleted", endpoint=queue.endpoint, code=fault.code, message=fault.message)
+
+        await side_by_side(discard, keys)
+
+    def _measure(self, queue: Queue, settled: Iterable[tuple[OpenJob, Settled]]) -> None:
+        pace = self._paces[queue.endpoint]
+        for job, move in settled:
+            if job.submitted_at is None or move.state is State.EXPIRED:
+                continue
+            seconds = move.completed_at - job.submitted_at
+            pace.add(seconds)
+            self._metrics.completed(job.transport, seconds)
+
+    # --- doubts -------------------------------------------------------------------------------------------------------
+
+    async def doubts(self, jobs: Sequence[OpenJob]) -> bool:
+        """Whether S3 could say something of every job."""
+        shards: dict[tuple[QueueId, int], list[OpenJob]] = {}
+        for job in jobs:
+            shards.setdefault((job.key.queue, job.shard), []).append(job)
+        answered = True
+        for (queue, number), members in shards.items():
+            answered &= await self._doubt(self.queue(queue), number, members)
+        return answered
+
+    async def _doubt(self, queue: Queue, number: int, jobs: Sequence[OpenJob]) -> bool:
+        shard = await self._ledger.shard(queue.queue_id, number)
+        folder = shard.folder if shard is not None and self._chosen_keys else None
+        run = self._runs[queue.file_id]
+        places = {job.key: folder + filename(inference_id(run, job.key.line)) for job in jobs} if folder else {}
+        sought = await self._search.seek(places)
+        await self._settle(
+            queue, [self._succeeded(job, sought.found[job.key]) for job in jobs if job.key in sought.found], jobs
+        )
+        gone = [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
+        reopened: list[Move] = [Reopened(key=job.key, due_at=self._clock.now()) for job in gone]
+        if reopened:
+            await self._ledger.record(reopened)
+        return not sought.unasked
+
+
+def excerpt(content: bytes) -> str:
+    """The beginning of a failure object as one clean line: replacement for what is no UTF-8, no control characters."""
+    text = content[:EXCERPT_BYTES].decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else " " for character in text).strip()

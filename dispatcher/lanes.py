@@ -1,0 +1,293 @@
+"""A lane: everything bound for one endpoint. It claims, sends, judges, and hands outcomes to the ledger.
+
+    feeder    one task: picks the next job file (in turn), claims a batch durably, loads the payloads
+    workers   `max_in_flight` tasks: one attempt each, one after the other; no task is made for a job
+    scribe    one task: records the outcomes that have gathered, in one ledger call
+
+A job's claim is durable before a byte of it is sent. What is claimed and has no durable outcome is *open*, at most twice
+`max_in_flight`, so that is what a crash can leave in doubt. The retry heap is the ledger's own index of due times: it
+survives a crash and takes no memory. A closed gate (see `limits`) lets one probe out at a time; jobs claimed before it
+closed go back unsent. What must never happen: a job sent without a durable claim, or an outcome told before it is durable.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+from msgspec import Struct
+
+from dispatcher.attempt import Job, Paths, Stopped, Taken, attempt
+from dispatcher.interfaces import Ledger
+from dispatcher.judge import Judge
+from dispatcher.metrics import Metrics
+from dispatcher.model import (
+    Claim,
+    EndpointName,
+    FailureReason,
+    JobKey,
+    Move,
+    Queue,
+    QueueId,
+    Released,
+    Settled,
+    Submission,
+    Submitted,
+    Transport,
+)
+
+CLAIM_BATCH = 64
+PARKED_MAX = 1_000
+"""Jobs that may wait for a closed S3 route while inline ones pass them by; then the lane waits as a whole."""
+
+
+class Take(Struct, frozen=True):
+    """Claim up to `limit` jobs of `queue`; `probe` if the gate is closed and this job is to find out why."""
+
+    queue: QueueId
+    limit: int
+    probe: bool
+
+
+class Wait(Struct, frozen=True):
+    """Nothing to claim for `seconds`, or until something changes (None)."""
+
+    seconds: float | None
+
+
+Load = Callable[[Sequence[Claim]], Awaitable[list[Job | Settled]]]
+"""Reads the payloads of claimed jobs; a job whose payload is gone comes back settled as dead."""
+
+
+class Lane:
+    """One endpoint's lane. `offer` and `stop` may be called at any time; `run` returns when stopped and drained."""
+
+    def __init__(
+        self,
+        endpoint: EndpointName,
+        *,
+        ledger: Ledger,
+        load: Load,
+        paths: Paths,
+        judge: Judge,
+        max_in_flight: int,
+        metrics: Metrics,
+        submitted: Callable[[Submission], None],
+    ) -> None:
+        """`submitted` is told of receipts once they are durable."""
+        self.endpoint = endpoint
+        self._ledger = ledger
+        self._load = load
+        self._paths = paths
+        self._judge = judge
+        self._max_in_flight = max_in_flight
+        self._metrics = metrics
+        self._series = metrics.endpoint(endpoint)
+        self._submitted = submitted
+        # The job files that may have something to claim; the first is the next in turn. Written by offer and the feeder.
+        self._turns: OrderedDict[QueueId, None] = OrderedDict()
+        # Offered since the feeder last asked for it: an empty claim must not drop such a queue.
+        self._offered: set[QueueId] = set()
+        # Wall time before which a queue has nothing due. Feeder only.
+        self._due_at: dict[QueueId, float] = {}
+        # Set when the feeder may find more to do: a queue offered, room made, stop. Cleared by the feeder.
+        self._wake = asyncio.Event()
+        # Claimed and loaded, waiting for a worker; bounded by the open limit. None ends one worker.
+        self._ready: asyncio.Queue[Job | None] = asyncio.Queue()
+        # Outcomes not yet handed to the ledger, and the event that says there are some. None ends the scribe.
+        self._outbox: list[tuple[Move, int] | None] = []
+        self._written = asyncio.Event()
+        self._open = 0
+        self._probe: JobKey | None = None
+        self._stopping = False
+
+    # --- from outside -------------------------------------------------------------------------------------------------
+
+    def offer(self, queue: Queue) -> None:
+        """This queue may have something to claim."""
+        self._offered.add(queue.queue_id)
+        self._turns.setdefault(queue.queue_id)
+        self._due_at.pop(queue.queue_id, None)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """No new claims; what waits for a worker goes back unsent, what is on the wire finishes."""
+        self._stopping = True
+        self._wake.set()
+
+    @property
+    def open_jobs(self) -> int:
+        """Jobs claimed, their outcome not yet durable."""
+        return self._open
+
+    @property
+    def paused(self) -> list[FailureReason]:
+        """What keeps the lane, or its S3 route, from sending."""
+        return [gate.reason for gate in (self._judge.gate, self._judge.staging_gate) if gate.reason is not None]
+
+    async def run(self) -> None:
+        """Works until `stop` and everything claimed has a durable outcome."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._scribe)
+            async with anyio.create_task_group() as workers:
+                for _ in range(self._max_in_flight):
+                    workers.start_soon(self._work)
+                await self._feed()
+                for _ in range(self._max_in_flight):
+                    self._ready.put_nowait(None)
+            self._outbox.append(None)
+            self._written.set()
+
+    # --- feeder -------------------------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            step = self._plan()
+            if isinstance(step, Wait):
+                with anyio.move_on_after(step.seconds):
+                    await self._wake.wait()
+            else:
+                await self._take(step)
+
+    def _plan(self) -> Take | Wait:
+        """The one place that decides what is claimed next."""
+        room = 2 * self._max_in_flight - self._open
+        if room < max(1, self._max_in_flight // 4):
+            return Wait(None)
+        now = self._paths.clock.monotonic()
+        if self._staging_blocked(now):
+            return Wait(max(0.0, self._judge.staging_gate.probe_at - now))
+        queue = self._next_queue()
+        if queue is None:
+            return self._wait_for_due()
+        if self._judge.gate.reason is None:
+            return Take(queue, min(room, CLAIM_BATCH), probe=False)
+        if self._open:
+            return Wait(None)
+        if not self._judge.gate.take_probe(now):
+            return Wait(max(0.0, self._judge.gate.probe_at - now))
+        return Take(queue, 1, probe=True)
+
+    def _staging_blocked(self, now: float) -> bool:
+        return (
+            self._judge.parked >= PARKED_MAX
+            and self._judge.staging_gate.reason is not None
+            and now < self._judge.staging_gate.probe_at
+        )
+
+    def _next_queue(self) -> QueueId | None:
+        """The next job file in turn that may have something due; it goes to the end of the line."""
+        now = self._paths.clock.now()
+        for _ in range(len(self._turns)):
+            queue = next(iter(self._turns))
+            self._turns.move_to_end(queue)
+            if self._due_at.get(queue, 0.0) <= now:
+                return queue
+        return None
+
+    def _wait_for_due(self) -> Wait:
+        if not self._due_at:
+            return Wait(None)
+        # A wall clock may jump: never sleep on it for long.
+        return Wait(min(60.0, max(0.001, min(self._due_at.values()) - self._paths.clock.now())))
+
+    async def _take(self, step: Take) -> None:
+        """Claims, loads, hands to the workers. A cancel after the claim leaves the jobs claimed, as a crash does."""
+        self._offered.discard(step.queue)
+        claims = await self._ledger.claim(step.queue, step.limit, self._paths.clock.now(), self._judge.redirect())
+        if not claims:
+            await self._put_off(step.queue)
+            return
+        self._open += len(claims)
+        if step.probe:
+            self._probe = claims[0].key
+        for claim, loaded in zip(claims, await self._load(claims), strict=True):
+            if isinstance(loaded, Settled):
+                self._note(loaded, claim)
+            else:
+                self._ready.put_nowait(loaded)
+
+    async def _put_off(self, queue: QueueId) -> None:
+        due_at = await self._ledger.next_due_at(queue)
+        if queue in self._offered:
+            return
+        if due_at is not None:
+            self._due_at[queue] = due_at
+            return
+        self._due_at.pop(queue, None)
+        self._turns.pop(queue, None)
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while (job := await self._ready.get()) is not None:
+            held = self._hold_back(job)
+            if held is not None:
+                self._note(held, job.claim)
+                continue
+            self._measure_waits(job)
+            outcome = await attempt(job, self._paths)
+            if job.spill is not None:
+                await anyio.Path(job.spill).unlink(missing_ok=True)
+            match outcome:
+                case Taken():
+                    self._note(self._judge.taken(job, outcome), job.claim)
+                case Stopped():
+                    self._note(await self._judge.stopped(job, outcome), job.claim)
+
+    def _measure_waits(self, job: Job) -> None:
+        self._metrics.slot_taken(self._paths.clock.monotonic() - job.ready_at)
+        if job.claim.attempt == 1:
+            self._series.waited(max(0.0, self._paths.clock.now() - job.origin.taken_at))
+
+    def _hold_back(self, job: Job) -> Released | None:
+        """Whether the job must go back unsent: we stop, the gate closed since it was claimed, or its route is closed."""
+        clock = self._paths.clock
+        if self._stopping:
+            return Released(key=job.key, due_at=0.0, reason=FailureReason.SHUTDOWN, unsent=True)
+        if self._judge.gate.reason is not None and job.key != self._probe:
+            return Released(key=job.key, due_at=clock.now(), reason=self._judge.gate.reason, unsent=True)
+        gate = self._judge.staging_gate
+        if job.claim.transport is not Transport.S3 or gate.reason is None or gate.take_probe(clock.monotonic()):
+            return None
+        self._judge.parked += 1
+        later = clock.now() + max(0.1, gate.probe_at - clock.monotonic())
+        return Released(key=job.key, due_at=later, reason=gate.reason, unsent=True)
+
+    def _note(self, move: Move, claim: Claim) -> None:
+        self._outbox.append((move, claim.shard))
+        self._written.set()
+
+    # --- scribe -------------------------------------------------------------------------------------------------------
+
+    async def _scribe(self) -> None:
+        """Records what has gathered while the last commit was on its way. A cancel here leaves jobs claimed, as a crash does."""
+        while True:
+            await self._written.wait()
+            self._written.clear()
+            batch, self._outbox = self._outbox, []
+            noted = [entry for entry in batch if entry is not None]
+            if noted:
+                await self._ledger.record([move for move, _ in noted])
+                self._open -= len(noted)
+                self._tell_tracker(noted)
+                self._wake.set()
+            if len(noted) < len(batch):
+                return
+
+    def _tell_tracker(self, noted: list[tuple[Move, int]]) -> None:
+        shards: dict[tuple[QueueId, int], list[Submitted]] = {}
+        for move, shard in noted:
+            if isinstance(move, Submitted):
+                shards.setdefault((move.key.queue, shard), []).append(move)
+        for (queue, shard), moves in shards.items():
+            self._submitted(
+                Submission(
+                    queue=queue,
+                    shard=shard,
+                    jobs=len(moves),
+                    submitted_at=max(move.submitted_at for move in moves),
+                    deadline_at=max(move.deadline_at for move in moves),
+                )
+            )

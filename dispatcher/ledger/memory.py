@@ -1,0 +1,361 @@
+"""The ledger in memory: the same rules on dictionaries, for tests and virtual time. Nothing survives it.
+
+Every change is made at once and whole, then told, and only then does the call yield, so that callers meet the same
+interleavings as with a disk. Jobs are looked up by key; what waits is found by heaps that may hold stale entries: an
+entry counts only while its job is still in that state with that `due_at`.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappush
+from operator import attrgetter
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from dispatcher.errors import LedgerFaultError
+from dispatcher.ledger import rules
+from dispatcher.ledger.codes import split
+from dispatcher.ledger.held import (
+    File,
+    Job,
+    Lane,
+    apply,
+    claimed,
+    due,
+    is_fresh,
+    open_job,
+    record_of,
+    row,
+    take,
+    target,
+)
+from dispatcher.ledger.tally import Observer, Tally
+from dispatcher.lifecycle import IllegalMoveError
+from dispatcher.model import (
+    SHARD_JOBS,
+    Claim,
+    EndpointName,
+    FileId,
+    Intake,
+    JobFile,
+    JobKey,
+    JobRow,
+    Move,
+    NewFile,
+    NewJob,
+    OpenJob,
+    Queue,
+    QueueId,
+    Rejection,
+    Shard,
+    State,
+    Transport,
+)
+
+T = TypeVar("T")
+_OPEN_STATES = (State.SUBMITTED, State.AMBIGUOUS, State.EXPIRED)
+_UNSENT_STATES = (State.ACCEPTED, State.CLAIMED, State.AMBIGUOUS)
+_line = attrgetter("line")
+
+
+class MemoryLedger:
+    """A `Ledger` that forgets."""
+
+    def __init__(self) -> None:
+        self._files: dict[FileId, File] = {}
+        self._lanes: dict[QueueId, Lane] = {}
+        self._ambiguous: list[tuple[float, JobKey]] = []
+        self._tally = Tally()
+        self._fault: str | None = None
+        self._closed = False
+
+    def fail(self, message: str) -> None:
+        """From now on every call raises LedgerFaultError, as after a fault of the disk."""
+        self._fault = message
+
+    # --- job files and intake ---
+
+    async def add_file(self, new: NewFile) -> JobFile:
+        return await self._done(lambda: self._add_file(new))
+
+    async def files(self) -> list[JobFile]:
+        return await self._done(lambda: [file.record for file in self._files.values()])
+
+    async def accept(self, batch: Intake) -> list[Rejection]:
+        return await self._done(lambda: self._accept(batch))
+
+    async def published(self, file: FileId, at: float) -> None:
+        await self._done(lambda: self._published(file, at))
+
+    async def rejections(self, file: FileId, after_line: int, limit: int) -> list[Rejection]:
+        return await self._done(lambda: self._rejections(file, after_line, limit))
+
+    # --- what is known without waiting ---
+
+    def queues(self) -> list[Queue]:
+        return self._tally.queues()
+
+    def tally(self, queue: QueueId) -> dict[State, int]:
+        return self._tally.of(queue)
+
+    def subscribe(self, observer: Observer) -> None:
+        self._tally.subscribe(observer)
+
+    # --- dispatch ---
+
+    async def claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None = None) -> list[Claim]:
+        return await self._done(lambda: self._claim(queue, limit, now, redirect))
+
+    async def next_due_at(self, queue: QueueId) -> float | None:
+        return await self._done(lambda: self._next_due_at(queue))
+
+    async def record(self, moves: Sequence[Move]) -> None:
+        await self._done(lambda: self._record(moves))
+
+    async def recover(self, due_at: float) -> int:
+        return await self._done(lambda: self._recover(due_at))
+
+    # --- tracking and results ---
+
+    async def shards(self) -> list[Shard]:
+        keys = [(queue, shard) for queue, lane in self._lanes.items() for shard in lane.shards]
+        found = await self._done(lambda: [self._shard(*key) for key in keys])
+        return [shard for shard in found if shard is not None and shard.waiting]
+
+    async def shard(self, queue: QueueId, shard: int) -> Shard | None:
+        return await self._done(lambda: self._shard(queue, shard))
+
+    async def open_jobs(self, queue: QueueId, shard: int) -> list[OpenJob]:
+        return await self._done(lambda: self._open_jobs(queue, shard))
+
+    async def expired_shards(self, file: FileId) -> list[tuple[QueueId, int]]:
+        return await self._done(lambda: self._expired_shards(file))
+
+    async def ambiguous(self, now: float, limit: int) -> list[OpenJob]:
+        return await self._done(lambda: [open_job(job) for job in self._lost() if job.due_at <= now][:limit])
+
+    async def next_ambiguous_at(self) -> float | None:
+        return await self._done(lambda: next((job.due_at for job in self._lost()), None))
+
+    async def rows(self, file: FileId, after_line: int, limit: int) -> list[JobRow]:
+        return await self._done(lambda: self._rows(file, after_line, limit))
+
+    async def find(self, id: str) -> list[tuple[FileId, JobRow]]:
+        return await self._done(lambda: self._find(id))
+
+    async def aclose(self) -> None:
+        """Idempotent; every later call is a programming error."""
+        self._closed = True
+
+    async def _done(self, act: Callable[[], T]) -> T:
+        if self._fault is not None:
+            raise LedgerFaultError(self._fault)
+        if self._closed:
+            raise RuntimeError("the ledger is closed")
+        result = act()
+        await asyncio.sleep(0)
+        return result
+
+    # --- intake ---
+
+    def _add_file(self, new: NewFile) -> JobFile:
+        if any(file.record.run_id == new.run_id for file in self._files.values()):
+            raise ValueError(f"the run id {new.run_id} is in the ledger already")
+        number = FileId(len(self._files) + 1)
+        self._files[number] = File(record_of(number, new))
+        return self._files[number].record
+
+    def _file(self, file: FileId) -> File:
+        try:
+            return self._files[file]
+        except KeyError:
+            raise ValueError(f"there is no job file {file} in the ledger") from None
+
+    def _published(self, number: FileId, at: float) -> None:
+        file = self._file(number)
+        if file.record.published_at is None:
+            file.record = replace(file.record, published_at=at)
+
+    def _rejections(self, number: FileId, after_line: int, limit: int) -> list[Rejection]:
+        rejections = self._files[number].rejections if number in self._files else []
+        start = bisect_right(rejections, after_line, key=_line)
+        return rejections[start : start + limit]
+
+    def _accept(self, batch: Intake) -> list[Rejection]:
+        file = self._file(batch.file_id)
+        if rules.is_known(file.record, batch):
+            return []
+        known = {job.id: file.ids[job.id].key.line for job in batch.jobs if job.id in file.ids}
+        jobs, twice = rules.parted(batch.jobs, known)
+        made, added = self._add_jobs(file, jobs)
+        file.rejections.extend(sorted([*batch.rejections, *twice], key=_line))
+        self._move_cursor(file, batch, len(batch.rejections) + len(twice))
+        self._tally.apply(made, {(queue, None, State.ACCEPTED): jobs for queue, jobs in added.items()})
+        return twice
+
+    def _add_jobs(self, file: File, jobs: Sequence[NewJob]) -> tuple[list[Queue], Counter[QueueId]]:
+        """New queues are made in the order of their names within a batch."""
+        before = len(self._lanes)
+        for endpoint in sorted({job.endpoint for job in jobs}):
+            for job in jobs:
+                if job.endpoint == endpoint:
+                    self._add_job(file, self._lane(file, endpoint), job)
+        made = [lane.queue for lane in list(self._lanes.values())[before:]]
+        return made, Counter(file.lanes[job.endpoint].queue.queue_id for job in jobs)
+
+    def _lane(self, file: File, endpoint: EndpointName) -> Lane:
+        if endpoint not in file.lanes:
+            queue = Queue(QueueId(len(self._lanes) + 1), file.record.file_id, endpoint)
+            file.lanes[endpoint] = self._lanes[queue.queue_id] = Lane(queue)
+        return file.lanes[endpoint]
+
+    def _add_job(self, file: File, lane: Lane, new: NewJob) -> None:
+        if not lane.shards or len(lane.shards[max(lane.shards)]) == SHARD_JOBS:
+            lane.shards[file.shards] = []
+            file.shards += 1
+        shard = max(lane.shards)
+        job = Job(key=JobKey(lane.queue.queue_id, new.line), new=new, shard=shard, transport=new.transport)
+        lane.jobs[new.line] = file.ids[new.id] = job
+        lane.shards[shard].append(job)
+        lane.fresh.append(job)
+
+    def _move_cursor(self, file: File, batch: Intake, rejected: int) -> None:
+        old = file.record
+        file.record = replace(
+            old,
+            cursor=batch.cursor,
+            intake_done=old.intake_done or batch.final,
+            lines=old.lines + batch.lines,
+            rejected=old.rejected + rejected,
+        )
+
+    # --- claims ---
+
+    def _claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None) -> list[Claim]:
+        lane = self._lanes.get(queue)
+        if lane is None:
+            return []
+        claims: list[Claim] = []
+        while len(claims) < limit and (job := take(lane, now)):
+            claims.append(claimed(lane, job, redirect))
+        self._tally.apply((), {(queue, State.ACCEPTED, State.CLAIMED): len(claims)})
+        return claims
+
+    def _next_due_at(self, queue: QueueId) -> float | None:
+        lane = self._lanes.get(queue)
+        if lane is None:
+            return None
+        if is_fresh(lane):
+            return 0.0
+        return due(lane)
+
+    # --- moves ---
+
+    def _record(self, moves: Sequence[Move]) -> None:
+        """All moves are tried on copies of their jobs first, so that one that is refused leaves nothing changed."""
+        states: dict[JobKey, State] = {}
+        for move in moves:
+            self._check(move, states)
+        changes: Counter[tuple[QueueId, State | None, State]] = Counter()
+        for move in moves:
+            job = self._job(move.key)
+            prior = job.state
+            apply(job, move)
+            self._wait(job)
+            changes[job.key.queue, prior, job.state] += 1
+        self._tally.apply((), changes)
+
+    def _check(self, move: Move, states: dict[JobKey, State]) -> None:
+        prior = rules.prior_of(move)
+        now = states.get(move.key) or self._job(move.key).state
+        if now != prior:
+            raise IllegalMoveError(
+                f"{type(move).__name__} found no job that is {prior}; job {tuple(move.key)} is {now}"
+            )
+        states[move.key] = target(move)
+
+    def _job(self, key: JobKey) -> Job:
+        lane = self._lanes.get(key.queue)
+        if lane is None or key.line not in lane.jobs:
+            raise IllegalMoveError(f"there is no job {tuple(key)}")
+        return lane.jobs[key.line]
+
+    def _wait(self, job: Job) -> None:
+        """Notes when the job is to be taken up again."""
+        if job.state is State.ACCEPTED:
+            heappush(self._lanes[job.key.queue].due, (job.due_at, job.key.line))
+        if job.state is State.AMBIGUOUS:
+            heappush(self._ambiguous, (job.due_at, job.key))
+
+    def _recover(self, due_at: float) -> int:
+        lost: Counter[tuple[QueueId, State | None, State]] = Counter()
+        for job in self._jobs():
+            if job.state is State.CLAIMED:
+                job.state, job.maybe_sent, job.due_at = State.AMBIGUOUS, True, due_at
+                self._wait(job)
+                lost[job.key.queue, State.CLAIMED, State.AMBIGUOUS] += 1
+        self._tally.apply((), lost)
+        return lost.total()
+
+    # --- reading ---
+
+    def _jobs(self) -> Iterator[Job]:
+        return (job for lane in self._lanes.values() for job in lane.jobs.values())
+
+    def _lost(self) -> list[Job]:
+        """The ambiguous jobs, oldest first; stale entries are dropped on the way."""
+        entries = {entry: self._job(entry[1]) for entry in self._ambiguous}
+        live = {entry: job for entry, job in entries.items() if job.state is State.AMBIGUOUS and job.due_at == entry[0]}
+        self._ambiguous = sorted(live)
+        return [live[entry] for entry in self._ambiguous]
+
+    def _shard(self, queue: QueueId, number: int) -> Shard | None:
+        jobs = self._jobs_of(queue, number)
+        if not jobs:
+            return None
+        waiting = [job for job in jobs if job.state is State.SUBMITTED]
+        times = [job.submitted_at for job in waiting if job.submitted_at is not None]
+        receipts = [job.receipt for job in jobs if job.receipt is not None]
+        failures = [receipt.failure_location for receipt in receipts if receipt.failure_location is not None]
+        return Shard(
+            queue=queue,
+            shard=number,
+            folder=split(receipts[0].output_location)[0] if receipts else None,
+            failure_folder=split(failures[0])[0] if failures else None,
+            jobs=len(jobs),
+            waiting=len(waiting),
+            unsent=sum(job.state in _UNSENT_STATES for job in jobs),
+            first_submitted_at=min(times, default=0.0),
+            last_submitted_at=max(times, default=0.0),
+            last_deadline_at=max((job.due_at for job in waiting), default=0.0),
+        )
+
+    def _jobs_of(self, queue: QueueId, shard: int) -> list[Job]:
+        lane = self._lanes.get(queue)
+        return lane.shards.get(shard, []) if lane else []
+
+    def _open_jobs(self, queue: QueueId, shard: int) -> list[OpenJob]:
+        return [open_job(job) for job in self._jobs_of(queue, shard) if job.state in _OPEN_STATES]
+
+    def _expired_shards(self, file: FileId) -> list[tuple[QueueId, int]]:
+        lanes = [(queue, lane) for queue, lane in self._lanes.items() if lane.queue.file_id == file]
+        expired = [
+            (queue, job.shard)
+            for queue, lane in lanes
+            for job in lane.jobs.values()
+            if job.state is State.EXPIRED and job.receipt is not None
+        ]
+        return list(dict.fromkeys(expired))
+
+    def _rows(self, number: FileId, after_line: int, limit: int) -> list[JobRow]:
+        lanes = self._files[number].lanes.values() if number in self._files else ()
+        found = [(job, lane) for lane in lanes for line, job in lane.jobs.items() if line > after_line]
+        found.sort(key=lambda pair: pair[0].key.line)
+        return [row(job, lane.queue.endpoint) for job, lane in found[:limit]]
+
+    def _find(self, id: str) -> list[tuple[FileId, JobRow]]:
+        found = [(number, file.ids[id]) for number, file in self._files.items() if id in file.ids]
+        return [(number, row(job, self._lanes[job.key.queue].queue.endpoint)) for number, job in found]

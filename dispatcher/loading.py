@@ -1,0 +1,137 @@
+"""Makes sendable jobs of claims: reads their lines again from the job file, decodes them, finds their payloads.
+
+Nothing but the line's place is kept in the ledger, so a crash costs no payload and memory holds only what is claimed.
+The line was valid when it was accepted; if it is not now, somebody changed the file, and the job is dead with
+PAYLOAD_GONE rather than sent with another's payload. Runs in a worker thread, one batch at a time.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import assert_never
+
+import anyio.to_thread
+from msgspec import Struct
+
+from dispatcher.attempt import Job, Origin
+from dispatcher.formats.faults import LineError
+from dispatcher.formats.joblines import JobLine, LineRules, decode
+from dispatcher.formats.linesource import LineSource, open_source
+from dispatcher.formats.payloads import Elsewhere, InMemory, Loaded, OnDisk, Place, load
+from dispatcher.identity import inference_id
+from dispatcher.interfaces import Clock, FileSlice
+from dispatcher.model import Claim, EndpointName, Error, FailureReason, FileId, JobFile, Settled, State
+
+OPEN_FILES = 64
+"""Job files kept open at once; the one used longest ago is closed for another."""
+
+
+class Defaults(Struct, frozen=True, kw_only=True):
+    """What a job line that says nothing gets. `slack_seconds` is waited for a result beyond TTL and timeout."""
+
+    content_type: str | None
+    accept: str | None
+    request_ttl_seconds: int
+    invocation_timeout_seconds: int
+    slack_seconds: float
+    chosen_keys: bool
+
+
+class Loader:
+    """Owns the open job files. `add` every file before its jobs are claimed."""
+
+    def __init__(self, defaults: Defaults, spill_folder: str, clock: Clock) -> None:
+        self._defaults = defaults
+        self._spill_folder = spill_folder
+        self._clock = clock
+        self._files: dict[FileId, JobFile] = {}
+        # Least recently used first. Only touched under the lock, in worker threads, and by close.
+        self._open: OrderedDict[FileId, LineSource] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, file: JobFile) -> None:
+        """Makes the file's jobs loadable."""
+        self._files[file.file_id] = file
+
+    def close(self) -> None:
+        """Closes every job file. Nothing may be loading."""
+        with self._lock:
+            for source in self._open.values():
+                source.close()
+            self._open.clear()
+
+    async def load(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
+        """One entry for each claim, in order; the claims are of one job file."""
+        return await anyio.to_thread.run_sync(self._load, endpoint, claims)
+
+    def _load(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
+        file = self._files[claims[0].file_id]
+        with self._lock:
+            lines = self._source(file).read_many([(claim.offset, claim.length) for claim in claims])
+        return [self._job(file, endpoint, claim, line) for claim, line in zip(claims, lines, strict=True)]
+
+    def _source(self, file: JobFile) -> LineSource:
+        if file.file_id not in self._open:
+            self._open[file.file_id] = open_source(file.data_path)
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(file.file_id)
+        return self._open[file.file_id]
+
+    def _job(self, file: JobFile, endpoint: EndpointName, claim: Claim, line: bytes | LineError) -> Job | Settled:
+        # What was allowed when the line was accepted stays allowed, whatever the settings say now.
+        rules = LineRules(endpoint=endpoint, allowed_endpoints=frozenset([endpoint]), staging=True)
+        job = line if isinstance(line, LineError) else decode(line, rules)
+        if isinstance(job, LineError) or isinstance(line, LineError):
+            return self._gone(claim, job)
+        place = Place(data_path=file.data_path, payload_root=file.payload_root, spill_folder=self._spill_folder)
+        loaded = load(job, line, claim.offset, claim.size_bytes, place)
+        if isinstance(loaded, LineError):
+            return self._gone(claim, loaded)
+        return self._sendable(file, endpoint, claim, job, loaded)
+
+    def _gone(self, claim: Claim, problem: LineError | JobLine) -> Settled:
+        message = problem.message if isinstance(problem, LineError) else ""
+        return Settled(
+            key=claim.key,
+            prior=State.CLAIMED,
+            state=State.DEAD,
+            completed_at=self._clock.now(),
+            error=Error(FailureReason.PAYLOAD_GONE, message),
+        )
+
+    def _sendable(self, file: JobFile, endpoint: EndpointName, claim: Claim, job: JobLine, loaded: Loaded) -> Job:
+        defaults = self._defaults
+        ttl = job.request_ttl_seconds or defaults.request_ttl_seconds
+        timeout = job.invocation_timeout_seconds or defaults.invocation_timeout_seconds
+        payload, location, spill = _parts(loaded)
+        return Job(
+            claim=claim,
+            origin=Origin(name=file.name, run_id=file.run_id, taken_at=file.taken_at),
+            endpoint=endpoint,
+            inference_id=inference_id(file.run_id, claim.key.line),
+            payload=payload,
+            input_location=location,
+            content_type=job.content_type or defaults.content_type,
+            accept=job.accept or defaults.accept,
+            custom_attributes=job.custom_attributes,
+            request_ttl_seconds=ttl,
+            invocation_timeout_seconds=timeout,
+            wait_seconds=ttl + timeout + defaults.slack_seconds,
+            ready_at=self._clock.monotonic(),
+            chosen_key=defaults.chosen_keys,
+            spill=spill,
+        )
+
+
+def _parts(loaded: Loaded) -> tuple[bytes | FileSlice | None, str | None, str | None]:
+    """Payload, input location, file to delete afterwards."""
+    match loaded:
+        case InMemory(data):
+            return data, None, None
+        case OnDisk(slice, is_temporary):
+            return slice, None, slice.path if is_temporary else None
+        case Elsewhere(uri):
+            return None, uri, None
+        case _:
+            assert_never(loaded)

@@ -1,0 +1,107 @@
+"""Looks for objects that the service was to write: by folder where that is possible, else key by key.
+
+One LIST tells of 1,000 keys and costs as much as twelve HEADs; but it needs the permission, and a folder of the shard's
+own. What is learnt on the way (LIST denied in this bucket, a folder full of strangers) is remembered. An answer that is
+none (a fault) makes a place *unasked*: neither there nor missing.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import anyio
+from msgspec import Struct
+
+from dispatcher.interfaces import Completions, Fault, Found
+from dispatcher.model import FailureReason, JobKey
+
+FOLDERS_LISTED = 2
+"""Places in more folders than this are asked for by HEAD."""
+CALLS_AT_ONCE = 16
+
+
+class Sought(Struct, frozen=True, kw_only=True):
+    """What is there, and what nobody could say; every other place is empty. `calls`: S3 requests made."""
+
+    found: dict[JobKey, Found]
+    unasked: frozenset[JobKey]
+    calls: int
+
+
+class Search:
+    """Asks S3 about places (URIs as receipts have them). Safe to use from several tasks."""
+
+    def __init__(self, completions: Completions) -> None:
+        self._completions = completions
+        # Folders that cannot be listed or are not worth it; grows by one per such folder, and there are few.
+        self._unlisted: set[str] = set()
+        # Buckets (`scheme://authority`) where LIST is denied.
+        self._denied: set[str] = set()
+
+    async def seek(self, places: Mapping[JobKey, str]) -> Sought:
+        """What is at these places, one per job."""
+        folders: dict[str, dict[JobKey, str]] = {}
+        for key, place in places.items():
+            folder, _, name = place.rpartition("/")
+            folders.setdefault(folder + "/", {})[key] = name
+        by_key = len(folders) > FOLDERS_LISTED
+        found: dict[JobKey, Found] = {}
+        unasked: set[JobKey] = set()
+        calls = 0
+        for folder, names in folders.items():
+            one = await (self._heads(folder, names) if by_key else self._folder(folder, names))
+            found |= one.found
+            unasked |= one.unasked
+            calls += one.calls
+        return Sought(found=found, unasked=frozenset(unasked), calls=calls)
+
+    async def _folder(self, folder: str, names: dict[JobKey, str]) -> Sought:
+        if len(names) == 1 or folder in self._unlisted or _bucket(folder) in self._denied:
+            return await self._heads(folder, names)
+        listing = await self._completions.list_folder(folder)
+        if isinstance(listing, Fault):
+            if listing.reason is FailureReason.ACCESS_DENIED:
+                self._denied.add(_bucket(folder))
+                return await self._heads(folder, names)
+            return Sought(found={}, unasked=frozenset(names), calls=1)
+        objects = {one.uri.rpartition("/")[2]: one for one in listing.objects}
+        found = {key: objects[name] for key, name in names.items() if name in objects}
+        if listing.complete:
+            return Sought(found=found, unasked=frozenset(), calls=1)
+        self._unlisted.add(folder)
+        rest = await self._heads(folder, {key: name for key, name in names.items() if key not in found})
+        return Sought(found=found | rest.found, unasked=rest.unasked, calls=2 + rest.calls)
+
+    async def _heads(self, folder: str, names: dict[JobKey, str]) -> Sought:
+        found: dict[JobKey, Found] = {}
+        unasked: set[JobKey] = set()
+
+        async def look(key: JobKey) -> None:
+            answer = await self._completions.look(folder + names[key])
+            if isinstance(answer, Fault):
+                unasked.add(key)
+            elif answer is not None:
+                found[key] = answer
+
+        await side_by_side(look, list(names))
+        return Sought(found=found, unasked=frozenset(unasked), calls=len(names))
+
+
+T = TypeVar("T")
+
+
+async def side_by_side(work: Callable[[T], Awaitable[None]], items: list[T], at_once: int = CALLS_AT_ONCE) -> None:
+    """Awaits `work(item)` for every item, at most `at_once` of them at a time."""
+    rest = iter(items)
+
+    async def worker() -> None:
+        for item in rest:
+            await work(item)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(min(at_once, len(items))):
+            tasks.start_soon(worker)
+
+
+def _bucket(folder: str) -> str:
+    scheme, _, rest = folder.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"

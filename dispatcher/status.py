@@ -1,0 +1,163 @@
+"""Says where everything stands: job files, their progress, and one job on request. Reads the ledger, changes nothing."""
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from dispatcher.formats.resultlines import rfc3339
+from dispatcher.identity import inference_id
+from dispatcher.interfaces import Ledger
+from dispatcher.model import FINAL_STATES, OUTSTANDING_STATES, FailureReason, FileId, JobFile, State
+
+
+class FileStatus(Struct, frozen=True, kw_only=True):
+    """A job file. `eta_seconds` is None where no process works on it, or nothing has finished yet."""
+
+    name: str
+    run_id: str
+    source: str
+    taken_at: str | None
+    published_at: str | None
+    reading: bool
+    lines: int
+    rejected: int
+    accepted: int
+    succeeded: int
+    failed: int
+    expired: int
+    dead: int
+    cancelled: int
+    outstanding: int
+    outstanding_by_state: dict[str, int]
+    age_seconds: float
+    eta_seconds: float | None
+
+
+class LaneStatus(Struct, frozen=True, kw_only=True):
+    """An endpoint. `paused` names what keeps it, or its S3 route, from sending; None where no process works."""
+
+    endpoint: str
+    outstanding: int
+    oldest_age_seconds: float
+    paused: list[FailureReason] | None
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """Everything in one ledger. `owner` says whether a process works on it now."""
+
+    owner: bool
+    files: list[FileStatus]
+    lanes: list[LaneStatus]
+
+
+class JobStatus(Struct, frozen=True, kw_only=True):
+    """One job."""
+
+    file: str
+    id: str
+    line: int
+    endpoint: str
+    state: State
+    transport: str
+    attempts: int
+    inference_id: str
+    size_bytes: int
+    output_location: str | None
+    failure_location: str | None
+    submitted_at: str | None
+    completed_at: str | None
+    due_at: str | None
+    error: dict[str, str] | None
+
+
+class Work(Struct, frozen=True):
+    """What only the process that works knows. `rate` is jobs a second that reach a final state, None if not known."""
+
+    rate: Callable[[FileId], float | None]
+    paused: Mapping[str, list[FailureReason]]
+
+
+async def overview(ledger: Ledger, now: float, work: Work | None) -> Status:
+    """Everything; `work` is None where no process works on the ledger."""
+    files = await ledger.files()
+    return Status(
+        owner=work is not None,
+        files=[_file(file, tally_of(ledger, file.file_id), now, work) for file in files],
+        lanes=_lanes(ledger, {file.file_id: file for file in files}, now, work),
+    )
+
+
+def tally_of(ledger: Ledger, file: FileId) -> dict[State, int]:
+    """How many jobs of the file are in each state."""
+    total = dict.fromkeys(State, 0)
+    for queue in ledger.queues():
+        if queue.file_id == file:
+            for state, jobs in ledger.tally(queue.queue_id).items():
+                total[state] += jobs
+    return total
+
+
+async def jobs_named(ledger: Ledger, id: str) -> list[JobStatus]:
+    """Every job with this id; several where several job files have it."""
+    files = {file.file_id: file for file in await ledger.files()}
+    return [
+        JobStatus(
+            file=files[file].name,
+            id=row.id,
+            line=row.key.line,
+            endpoint=row.endpoint,
+            state=row.state,
+            transport=row.transport,
+            attempts=row.attempts,
+            inference_id=inference_id(files[file].run_id, row.key.line),
+            size_bytes=row.size_bytes,
+            output_location=row.receipt.output_location if row.receipt else None,
+            failure_location=row.receipt.failure_location if row.receipt else None,
+            submitted_at=rfc3339(row.submitted_at),
+            completed_at=rfc3339(row.completed_at),
+            due_at=rfc3339(row.due_at) if row.state in OUTSTANDING_STATES and row.due_at else None,
+            error={"code": row.error.code, "message": row.error.message} if row.error else None,
+        )
+        for file, row in await ledger.find(id)
+    ]
+
+
+def _file(file: JobFile, tally: dict[State, int], now: float, work: Work | None) -> FileStatus:
+    outstanding = sum(tally[state] for state in OUTSTANDING_STATES)
+    rate = work.rate(file.file_id) if work else None
+    return FileStatus(
+        name=file.name,
+        run_id=file.run_id,
+        source=file.source,
+        taken_at=rfc3339(file.taken_at),
+        published_at=rfc3339(file.published_at),
+        reading=not file.intake_done,
+        lines=file.lines,
+        rejected=file.rejected,
+        accepted=sum(tally.values()),
+        outstanding=outstanding,
+        outstanding_by_state={state.value: tally[state] for state in OUTSTANDING_STATES},
+        age_seconds=round(max(0.0, now - file.taken_at), 3),
+        eta_seconds=round(outstanding / rate, 1) if rate else None,
+        **{state.value: tally[state] for state in FINAL_STATES},
+    )
+
+
+def _lanes(ledger: Ledger, files: Mapping[FileId, JobFile], now: float, work: Work | None) -> list[LaneStatus]:
+    outstanding: dict[str, int] = {}
+    oldest: dict[str, float] = {}
+    for queue in ledger.queues():
+        tally = ledger.tally(queue.queue_id)
+        jobs = sum(tally[state] for state in OUTSTANDING_STATES)
+        outstanding[queue.endpoint] = outstanding.get(queue.endpoint, 0) + jobs
+        if jobs:
+            oldest[queue.endpoint] = min(oldest.get(queue.endpoint, now), files[queue.file_id].taken_at)
+    return [
+        LaneStatus(
+            endpoint=endpoint,
+            outstanding=jobs,
+            oldest_age_seconds=round(now - oldest.get(endpoint, now), 3),
+            paused=work.paused.get(endpoint, []) if work else None,
+        )
+        for endpoint, jobs in outstanding.items()
+    ]

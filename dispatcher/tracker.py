@@ -1,0 +1,241 @@
+"""Follows every submitted job until its result is found, its failure is found, or its deadline passes.
+
+    submitted   its shard's folder is listed, at the times that `polling` plans: one LIST tells of up to 1,000 jobs
+    ambiguous   is looked for under its own key, in the folder that a sibling's receipt names; else it is reopened
+    expired     is looked for once more before its job file's results are published
+
+The tracker owns the schedule, `fates` what is decided. Memory: one small record for each shard that waits, none for a job.
+A cancel anywhere is harmless: what was not recorded is found again.
+"""
+
+import asyncio
+import heapq
+
+import anyio
+from msgspec import Struct
+
+from dispatcher.fates import Fates
+from dispatcher.interfaces import Clock, Ledger
+from dispatcher.model import (
+    SHARD_JOBS,
+    EndpointName,
+    FileId,
+    QueueId,
+    Shard,
+    State,
+    Submission,
+)
+from dispatcher.polling import Progress, next_look_at
+
+LOOKERS = 8
+"""Shards that are looked at side by side."""
+DOUBT_BATCH = 500
+ASK_AGAIN_SECONDS = 2.0
+"""Pause after S3 could not say whether an ambiguous job's output is there."""
+FAILURE_LOOKS = 2
+"""Failures are looked for in every so-many-th look at a shard."""
+SLEEP_MAX_SECONDS = 60.0
+"""Times are wall times; a clock that jumps is noticed after this long."""
+
+ShardKey = tuple[QueueId, int]
+
+
+class Watch(Struct, kw_only=True):
+    """A shard that waits for results. Only the tracker writes it.
+
+    `calls` is how many S3 calls it has cost, `found` how many results they found, `noted` how many receipts came in since
+    this process watches, `look_at` its place in the schedule.
+    """
+
+    key: ShardKey
+    endpoint: EndpointName
+    filling: bool
+    first_submitted_at: float
+    last_submitted_at: float
+    deadline_at: float
+    calls: int = 0
+    found: int = 0
+    looks: int = 0
+    noted: int = 0
+    look_at: float = 0.0
+
+    def count(self, calls: int, found: int) -> None:
+        """So many S3 calls were made for it, and found so much."""
+        self.calls += calls
+        self.found += found
+
+
+class Tracker:
+    """Owns the schedule of looks. `note` and `doubtful` may be called at any time; `run` ends by cancellation."""
+
+    def __init__(self, *, ledger: Ledger, fates: Fates, clock: Clock) -> None:
+        self._ledger = ledger
+        self._fates = fates
+        self._clock = clock
+        self._watches: dict[ShardKey, Watch] = {}
+        # (look_at, key), stale entries included: an entry counts only if its time is its watch's look_at.
+        self._schedule: list[tuple[float, ShardKey]] = []
+        # Set when the schedule may have an earlier entry. Waited for by the scheduler alone.
+        self._changed = asyncio.Event()
+        # Set when a job became ambiguous. Waited for by the doubt resolver alone.
+        self._doubted = asyncio.Event()
+
+    # --- from outside -------------------------------------------------------------------------------------------------
+
+    def note(self, submission: Submission) -> None:
+        """Jobs of a shard have a durable receipt."""
+        key = (submission.queue, submission.shard)
+        watch = self._watches.get(key)
+        if watch is None:
+            self._watch(
+                Watch(
+                    key=key,
+                    endpoint=self._fates.queue(submission.queue).endpoint,
+                    filling=True,
+                    first_submitted_at=submission.submitted_at,
+                    last_submitted_at=submission.submitted_at,
+                    deadline_at=submission.deadline_at,
+                    noted=submission.jobs,
+                )
+            )
+            return
+        watch.noted += submission.jobs
+        watch.last_submitted_at = max(watch.last_submitted_at, submission.submitted_at)
+        watch.deadline_at = max(watch.deadline_at, submission.deadline_at)
+        if watch.filling and watch.noted >= SHARD_JOBS:
+            watch.filling = False
+            self._plan(watch)
+
+    def filled(self, queue: QueueId) -> None:
+        """Nothing of the queue is left to submit, now: its last shards will not grow, so their results can be timed."""
+        for watch in self._watches.values():
+            if watch.filling and watch.key[0] == queue:
+                watch.filling = False
+                self._plan(watch)
+
+    def doubtful(self) -> None:
+        """A job became ambiguous."""
+        self._doubted.set()
+
+    async def resume(self) -> None:
+        """Takes up, at start, every shard in the ledger that waits for results."""
+        for shard in await self._ledger.shards():
+            self._watch(self._resumed(shard))
+
+    async def run(self, *, look: bool = True) -> None:
+        """Looks for results until cancelled; with `look` off, only for those of ambiguous jobs."""
+        due: asyncio.Queue[Watch] = asyncio.Queue(maxsize=1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._resolve_doubts)
+            if look:
+                tasks.start_soon(self._schedule_looks, due)
+                for _ in range(LOOKERS):
+                    tasks.start_soon(self._looker, due)
+
+    async def last_look(self, file: FileId) -> None:
+        """Looks once more for the outputs of a file's expired jobs, before its results are published."""
+        for queue, shard in await self._ledger.expired_shards(file):
+            jobs = await self._ledger.open_jobs(queue, shard)
+            await self._fates.outputs(self._fates.queue(queue), [job for job in jobs if job.state is State.EXPIRED])
+
+    # --- schedule -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, watch: Watch) -> None:
+        self._watches[watch.key] = watch
+        self._plan(watch)
+
+    def _plan(self, watch: Watch) -> None:
+        progress = Progress(
+            filling=watch.filling,
+            first_submitted_at=watch.first_submitted_at,
+            last_submitted_at=watch.last_submitted_at,
+            deadline_at=watch.deadline_at,
+            calls=watch.calls,
+            found=watch.found,
+        )
+        watch.look_at = next_look_at(progress, self._clock.now(), self._fates.pace(watch.endpoint).most_seconds)
+        heapq.heappush(self._schedule, (watch.look_at, watch.key))
+        self._changed.set()
+
+    async def _schedule_looks(self, due: asyncio.Queue[Watch]) -> None:
+        while True:
+            self._changed.clear()
+            wait_seconds = self._next_wait()
+            if wait_seconds > 0:
+                with anyio.move_on_after(wait_seconds):
+                    await self._changed.wait()
+                continue
+            look_at, key = heapq.heappop(self._schedule)
+            watch = self._watches.get(key)
+            if watch is not None and watch.look_at == look_at:
+                await due.put(watch)
+
+    def _next_wait(self) -> float:
+        if not self._schedule:
+            return SLEEP_MAX_SECONDS
+        return min(SLEEP_MAX_SECONDS, self._schedule[0][0] - self._clock.now())
+
+    async def _looker(self, due: asyncio.Queue[Watch]) -> None:
+        while True:
+            await self._look(await due.get())
+
+    # --- one look -----------------------------------------------------------------------------------------------------
+
+    async def _look(self, watch: Watch) -> None:
+        queue = self._fates.queue(watch.key[0])
+        now = self._clock.now()
+        jobs = [job for job in await self._ledger.open_jobs(*watch.key) if job.receipt is not None]
+        missing = await self._fates.outputs(queue, jobs, watch.count)
+        missing = [job for job in missing if job.state is State.SUBMITTED]
+        overdue = [job for job in missing if job.due_at <= now]
+        if overdue or (missing and watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1):
+            missing = await self._fates.failures(queue, missing, watch.count)
+        await self._fates.expire(queue, [job for job in missing if job.due_at <= now])
+        watch.looks += 1
+        await self._refresh(watch)
+
+    async def _refresh(self, watch: Watch) -> None:
+        """The shard as the ledger has it now; nothing more to watch where nothing waits."""
+        noted = watch.noted
+        shard = await self._ledger.shard(*watch.key)
+        if (shard is None or not shard.waiting) and watch.noted == noted:
+            self._watches.pop(watch.key, None)
+            return
+        if shard is None or watch.noted != noted:
+            # Receipts became durable meanwhile: what was noted is newer than what was read.
+            self._plan(watch)
+            return
+        watch.filling = shard.unsent > 0
+        watch.first_submitted_at = shard.first_submitted_at
+        watch.last_submitted_at = shard.last_submitted_at
+        watch.deadline_at = shard.last_deadline_at
+        self._plan(watch)
+
+    # --- doubts -------------------------------------------------------------------------------------------------------
+
+    async def _resolve_doubts(self) -> None:
+        while True:
+            self._doubted.clear()
+            jobs = await self._ledger.ambiguous(self._clock.now(), DOUBT_BATCH)
+            if not jobs:
+                await self._wait_for_doubts()
+            elif not await self._fates.doubts(jobs):
+                await anyio.sleep(ASK_AGAIN_SECONDS)
+
+    async def _wait_for_doubts(self) -> None:
+        due_at = await self._ledger.next_ambiguous_at()
+        seconds = (
+            SLEEP_MAX_SECONDS if due_at is None else min(SLEEP_MAX_SECONDS, max(0.001, due_at - self._clock.now()))
+        )
+        with anyio.move_on_after(seconds):
+            await self._doubted.wait()
+
+    def _resumed(self, shard: Shard) -> Watch:
+        return Watch(
+            key=(shard.queue, shard.shard),
+            endpoint=self._fates.queue(shard.queue).endpoint,
+            filling=shard.unsent > 0,
+            first_submitted_at=shard.first_submitted_at,
+            last_submitted_at=shard.last_submitted_at,
+            deadline_at=shard.last_deadline_at,
+        )

@@ -1,0 +1,271 @@
+"""What the dispatcher relies on in S3, asked of the sandbox and of two S3s that are not ours: moto and SeaweedFS.
+
+A case that passes on all three is how S3 behaves; the sandbox may not have an opinion of its own.
+"""
+
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from dispatcher.sandbox.process import start_sandbox
+from tests.sandboxes import KEY_ID, SECRET, client, eventually, free_ports
+
+BIN = Path(sys.executable).parent
+START_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def sandbox(_: Path) -> Iterator[str]:
+    with start_sandbox() as running:
+        yield running.url
+
+
+@contextlib.contextmanager
+def moto(folder: Path) -> Iterator[str]:
+    (port,) = free_ports(1)
+    with _process([BIN / "moto_server", "-H", "127.0.0.1", "-p", port], folder):
+        yield _ready(f"http://127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def seaweed(folder: Path) -> Iterator[str]:
+    names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    config = folder / "s3.json"
+    keys = [{"accessKey": KEY_ID, "secretKey": SECRET}]
+    config.write_text(json.dumps({"identities": [{"name": "test", "credentials": keys, "actions": ["Admin"]}]}))
+    local = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}"]
+    small = ["-volume.max=1000", "-master.volumeSizeLimitMB=64"]  # each bucket takes several volumes
+    listening = [f"-{name}={port}" for name, port in ports.items()]
+    with _process([BIN / "weed", "server", *local, *small, *listening], folder):
+        yield _ready(f"http://127.0.0.1:{ports['s3.port']}")
+
+
+@contextlib.contextmanager
+def _process(command: list[Any], folder: Path) -> Iterator[None]:
+    with (folder / "log").open("wb") as log:
+        child = subprocess.Popen([str(part) for part in command], cwd=folder, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            child.terminate()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _ready(url: str) -> str:
+    """Waits until a bucket can be made and written to: SeaweedFS listens some time before that."""
+    with client("s3", url) as made:
+        eventually(lambda: _writable(made), START_SECONDS)
+    return url
+
+
+def _writable(s3: Any) -> bool:
+    try:
+        s3.create_bucket(Bucket="is-it-ready")
+        s3.put_object(Bucket="is-it-ready", Key="yes", Body=b"yes")
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+KINDS = {"sandbox": sandbox, "moto": moto, "seaweed": seaweed}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with KINDS[request.param](tmp_path_factory.mktemp(request.param)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def s3(url: str) -> Iterator[Any]:
+    with client("s3", url) as made:
+        yield made
+
+
+@pytest.fixture
+def bucket(s3: Any) -> str:
+    name = f"bucket-{uuid.uuid4().hex[:16]}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+def put(s3: Any, bucket: str, *keys: str, body: bytes = b"x") -> None:
+    for key in keys:
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
+
+
+def read(s3: Any, bucket: str, key: str, **more: Any) -> bytes:
+    with s3.get_object(Bucket=bucket, Key=key, **more)["Body"] as body:
+        found: bytes = body.read()
+        return found
+
+
+def keys(answer: dict[str, Any]) -> list[str]:
+    return [one["Key"] for one in answer.get("Contents", [])]
+
+
+def error_of(call: Any, **request: Any) -> tuple[int, str]:
+    with pytest.raises(ClientError) as caught:
+        call(**request)
+    answer = caught.value.response
+    return answer["ResponseMetadata"]["HTTPStatusCode"], answer["Error"]["Code"]
+
+
+def test_what_is_put_can_be_read_back(s3: Any, bucket: str) -> None:
+    data = bytes(range(256)) * 8
+    etag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+    assert s3.put_object(Bucket=bucket, Key="a/b", Body=data, ContentType="text/csv")["ETag"] == etag
+    answer = s3.get_object(Bucket=bucket, Key="a/b")
+    with answer["Body"] as body:
+        assert body.read() == data
+    assert (answer["ETag"], answer["ContentType"], answer["ContentLength"]) == (etag, "text/csv", len(data))
+    assert answer["LastModified"].tzinfo is not None
+
+
+def test_a_head_says_what_a_get_would(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"12345", ContentType="a/b", Metadata={"who": "me"})
+    head = s3.head_object(Bucket=bucket, Key="k")
+    assert (head["ContentLength"], head["ContentType"], head["Metadata"]) == (5, "a/b", {"who": "me"})
+
+
+def test_an_empty_object_is_an_object(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "empty", body=b"")
+    assert read(s3, bucket, "empty") == b""
+    assert s3.list_objects_v2(Bucket=bucket)["Contents"][0]["Size"] == 0
+
+
+def test_a_second_put_replaces_the_first(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "k", body=b"one")
+    put(s3, bucket, "k", body=b"two!")
+    assert read(s3, bucket, "k") == b"two!"
+    assert keys(s3.list_objects_v2(Bucket=bucket)) == ["k"]
+
+
+def test_what_is_missing_is_told_by_get_and_hidden_by_head(s3: Any, bucket: str) -> None:
+    assert error_of(s3.get_object, Bucket=bucket, Key="gone") == (404, "NoSuchKey")
+    assert error_of(s3.head_object, Bucket=bucket, Key="gone") == (404, "404")
+
+
+def test_a_missing_bucket_is_told(s3: Any) -> None:
+    assert error_of(s3.get_object, Bucket="no-such-bucket", Key="k") == (404, "NoSuchBucket")
+    assert error_of(s3.list_objects_v2, Bucket="no-such-bucket") == (404, "NoSuchBucket")
+    assert error_of(s3.head_bucket, Bucket="no-such-bucket") == (404, "404")
+
+
+def test_a_bucket_can_be_asked_for(s3: Any, bucket: str) -> None:
+    assert s3.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPStatusCode"] == 200
+    assert bucket in [one["Name"] for one in s3.list_buckets()["Buckets"]]
+
+
+def test_deleting_is_done_once_or_twice_alike(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "k")
+    for _ in range(2):
+        assert s3.delete_object(Bucket=bucket, Key="k")["ResponseMetadata"]["HTTPStatusCode"] == 204
+    assert error_of(s3.head_object, Bucket=bucket, Key="k") == (404, "404")
+    assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+def test_several_keys_are_deleted_at_once(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "a", "b", "c&d")
+    gone = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "a"}, {"Key": "c&d"}]})
+    assert sorted(one["Key"] for one in gone["Deleted"]) == ["a", "c&d"]
+    assert keys(s3.list_objects_v2(Bucket=bucket)) == ["b"]
+
+
+def test_a_listing_is_in_order_and_keeps_to_its_prefix(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "run/2", "run/10", "run/1", "ruin", "zoo", "a/b")
+    assert keys(s3.list_objects_v2(Bucket=bucket, Prefix="run/")) == ["run/1", "run/10", "run/2"]
+    assert keys(s3.list_objects_v2(Bucket=bucket, Prefix="ru")) == ["ruin", "run/1", "run/10", "run/2"]
+    assert keys(s3.list_objects_v2(Bucket=bucket, Prefix="none/")) == []
+
+
+def test_a_listing_comes_in_pages(s3: Any, bucket: str) -> None:
+    put(s3, bucket, *[f"run/{number:02}" for number in range(25)])
+    pages = list(s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="run/", MaxKeys=10))
+    assert [page["KeyCount"] for page in pages] == [10, 10, 5]
+    assert [page["IsTruncated"] for page in pages] == [True, True, False]
+    assert [key for page in pages for key in keys(page)] == [f"run/{number:02}" for number in range(25)]
+
+
+def test_a_page_that_is_just_full_is_the_last(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "a", "b")
+    answer = s3.list_objects_v2(Bucket=bucket, MaxKeys=2)
+    assert (keys(answer), answer["IsTruncated"]) == (["a", "b"], False)
+
+
+def test_a_listing_may_start_after_a_key(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "run/1", "run/2", "run/3")
+    assert keys(s3.list_objects_v2(Bucket=bucket, Prefix="run/", StartAfter="run/1")) == ["run/2", "run/3"]
+    assert keys(s3.list_objects_v2(Bucket=bucket, Prefix="run/", StartAfter="run/15")) == ["run/2", "run/3"]
+
+
+def test_a_delimiter_shows_folders_as_one(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "run/a/1", "run/a/2", "run/b/1", "run/c")
+    answer = s3.list_objects_v2(Bucket=bucket, Prefix="run/", Delimiter="/")
+    assert keys(answer) == ["run/c"]
+    assert [one["Prefix"] for one in answer["CommonPrefixes"]] == ["run/a/", "run/b/"]
+
+
+@pytest.mark.parametrize("key", ["with space", "a+b", "50%", "ü/é", "a&b<c>", "q?x=1#y", "~!*'()", "a=b"])
+def test_a_key_may_hold_any_character(key: str, s3: Any, bucket: str) -> None:
+    put(s3, bucket, key, body=key.encode())
+    assert read(s3, bucket, key) == key.encode()
+    assert keys(s3.list_objects_v2(Bucket=bucket, Prefix=key)) == [key]
+
+
+@pytest.mark.parametrize(
+    ("span", "content", "shown"),
+    [
+        ("bytes=2-4", b"234", "bytes 2-4/10"),
+        ("bytes=7-", b"789", "bytes 7-9/10"),
+        ("bytes=-2", b"89", "bytes 8-9/10"),
+        ("bytes=8-99", b"89", "bytes 8-9/10"),
+        ("bytes=0-0", b"0", "bytes 0-0/10"),
+    ],
+)
+def test_a_part_can_be_read(span: str, content: bytes, shown: str, s3: Any, bucket: str) -> None:
+    put(s3, bucket, "k", body=b"0123456789")
+    answer = s3.get_object(Bucket=bucket, Key="k", Range=span)
+    with answer["Body"] as body:
+        assert body.read() == content
+    assert (answer["ResponseMetadata"]["HTTPStatusCode"], answer["ContentRange"]) == (206, shown)
+
+
+def test_a_part_beyond_the_end_is_refused(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "k", body=b"0123456789")
+    assert error_of(s3.get_object, Bucket=bucket, Key="k", Range="bytes=10-")[0] == 416
+
+
+def test_a_put_may_ask_that_nothing_be_there(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"one", IfNoneMatch="*")
+    refused = error_of(s3.put_object, Bucket=bucket, Key="k", Body=b"two", IfNoneMatch="*")
+    assert refused == (412, "PreconditionFailed")
+    assert read(s3, bucket, "k") == b"one"
+
+
+def test_a_get_may_ask_for_what_it_knows(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "k")
+    etag = s3.head_object(Bucket=bucket, Key="k")["ETag"]
+    assert read(s3, bucket, "k", IfMatch=etag) == b"x"
+    assert error_of(s3.get_object, Bucket=bucket, Key="k", IfMatch='"other"') == (412, "PreconditionFailed")
+    assert error_of(s3.get_object, Bucket=bucket, Key="k", IfNoneMatch=etag)[0] == 304
+
+
+def test_a_large_object_travels_whole(s3: Any, bucket: str) -> None:
+    data = hashlib.sha256(b"seed").digest() * 100_000
+    put(s3, bucket, "large", body=data)
+    assert read(s3, bucket, "large") == data

@@ -1,0 +1,331 @@
+"""What goes wrong on the wire, and what it becomes: refused, reset, silent, dripping, garbled, answered by somebody else."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from dispatcher.aws.clients import Clients, ClientSettings, clients
+from dispatcher.aws.deadlines import Deadline
+from dispatcher.completions.s3 import S3Completions
+from dispatcher.interfaces import Fault, FaultKind, FileSlice, Invocation
+from dispatcher.model import EndpointName, FailureReason, InferenceId, Receipt
+from dispatcher.transports.sagemaker import SdkInvoker
+from dispatcher.transports.staging import SdkStager
+from tests.scripted import (
+    Act,
+    ScriptedServer,
+    Stage,
+    accepts,
+    answers,
+    answers_raw,
+    aws_environment,
+    closed_port,
+    closes_after_reading,
+    drips,
+    hangs_after_reading,
+    never_continues,
+    resets_after_reading,
+    resets_at_once,
+    scripted_server,
+)
+
+SOON = Deadline(base_seconds=0.3, bytes_per_second=1e12)
+LATER = Deadline(base_seconds=20)
+OUTPUT = {"X-Amzn-SageMaker-OutputLocation": "s3://out/a.out"}
+HTML = b"<html><body>Please log in</body></html>"
+JOB = Invocation(
+    endpoint=EndpointName("e-1"),
+    inference_id=InferenceId("id-1"),
+    filename="id-1.out",
+    output_path_extension="jobs/0",
+    content_type="text/plain",
+    accept=None,
+    custom_attributes=None,
+    request_ttl_seconds=60,
+    invocation_timeout_seconds=None,
+    body=b"payload",
+    input_location=None,
+)
+
+
+@asynccontextmanager
+async def against(
+    patch: pytest.MonkeyPatch, *acts: Act, **settings: Any
+) -> AsyncIterator[tuple[Clients, ScriptedServer]]:
+    async with scripted_server(*acts) as server:
+        aws_environment(patch, f"http://127.0.0.1:{server.port}")
+        async with clients(ClientSettings(max_in_flight=4, **settings)) as opened:
+            yield opened, server
+
+
+async def invoked(patch: pytest.MonkeyPatch, act: Act, deadline: Deadline, job: Invocation = JOB) -> Receipt | Fault:
+    async with against(patch, act) as (opened, server):
+        outcome = await SdkInvoker(opened.sagemaker, deadline=deadline).invoke(job)
+        assert len(server.heard) <= 1, "one call is one request"
+        return outcome
+
+
+U, X, R, T, N = FaultKind.UNKNOWN, FaultKind.TROUBLE, FaultKind.REFUSED, FaultKind.THROTTLED, FaultKind.NOT_SENT
+CUT = b"HTTP/1.1 202 Accepted\r\nContent-Length: 500\r\n" + b"X-Amzn-SageMaker-OutputLocation: s3://out/a.out\r\n\r\n{"
+HALF = b'{"InferenceId": "id-'
+
+WIRE: list[tuple[str, Act, Deadline, FaultKind, str]] = [
+    ("reset at once", resets_at_once, LATER, U, "network"),
+    ("reset after reading", resets_after_reading, LATER, U, "network"),
+    ("closed after reading", closes_after_reading, LATER, U, "network"),
+    ("silence", hangs_after_reading, SOON, U, "timeout"),
+    ("a head that drips", drips(b"HTTP/1.1 202 Accepted\r\nX-Slow:"), SOON, U, "timeout"),
+    ("a body that drips", drips(b"HTTP/1.1 202 Accepted\r\nContent-Length: 99999\r\n\r\n"), SOON, U, "timeout"),
+    ("an answer cut short", answers_raw(CUT), LATER, U, "network"),
+    ("no HTTP at all", answers_raw(b"SSH-2.0-OpenSSH_9.2\r\n"), LATER, U, "protocol"),
+    ("half a status line", answers_raw(b"HTTP/1.1 20"), LATER, U, "network"),
+    (
+        "a head that is not text",
+        answers_raw(b"HTTP/1.1 202 X\r\nA: \xff\xfe\r\nContent-Length: 0\r\n\r\n"),
+        LATER,
+        U,
+        "protocol",
+    ),
+    ("202 without locations", accepts("id-1", output=""), LATER, U, "protocol"),
+    ("202 with a location that is none", accepts("id-1", output="out/a.out"), LATER, U, "protocol"),
+    ("202 with a location too long", accepts("id-1", output="s3://out/" + "a" * 5_000), LATER, U, "protocol"),
+    ("202 for somebody else", accepts("id-2"), LATER, U, "protocol"),
+    ("202 with half a body", answers(202, HALF, OUTPUT), LATER, U, "protocol"),
+    ("202 with an empty body", answers(202, b"", OUTPUT), LATER, U, "protocol"),
+    ("202 with a list", answers(202, b"[1]", OUTPUT), LATER, U, "protocol"),
+    ("200 as it should be 202", accepts("id-1", status=200), LATER, U, "protocol"),
+    ("a page of somebody else", answers(200, HTML, {"Content-Type": "text/html"}), LATER, U, "protocol"),
+    ("a refusal with a page", answers(403, HTML), LATER, X, "access_denied"),
+    ("too large, without a code", answers(413), LATER, R, "inline_refused"),
+    ("too fast, without a code", answers(429), LATER, T, "throttled"),
+    ("500 without a code", answers(500, HTML), LATER, X, "service_error"),
+    ("502 of a gateway", answers(502, HTML), LATER, U, "service_error"),
+    ("503 without a code", answers(503), LATER, X, "service_error"),
+    ("504 of a gateway", answers(504), LATER, U, "service_error"),
+]
+
+
+@pytest.mark.parametrize(("act", "deadline", "kind", "reason"), [row[1:] for row in WIRE], ids=[row[0] for row in WIRE])
+async def test_what_goes_wrong_becomes_a_fault(
+    monkeypatch: pytest.MonkeyPatch, act: Act, deadline: Deadline, kind: FaultKind, reason: str
+) -> None:
+    fault = await invoked(monkeypatch, act, deadline)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.reason) == (kind, FailureReason(reason))
+    assert fault.message
+
+
+async def test_a_receipt_is_what_the_202_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    receipt = await invoked(
+        monkeypatch, accepts("id-1", "https://bkt.s3.us-east-1.amazonaws.com/a%20b", "s3://bkt-f/x"), LATER
+    )
+    assert receipt == Receipt("https://bkt.s3.us-east-1.amazonaws.com/a%20b", "s3://bkt-f/x")
+
+
+@pytest.mark.parametrize("failure", [None, "", "nonsense"])
+async def test_a_failure_location_may_be_missing(monkeypatch: pytest.MonkeyPatch, failure: str | None) -> None:
+    assert await invoked(monkeypatch, accepts("id-1", failure=failure), LATER) == Receipt("s3://out/a.out", None)
+
+
+async def test_every_field_travels_in_its_own_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, accepts("id-1")) as (opened, server):
+        await SdkInvoker(opened.sagemaker).invoke(JOB)
+    heard = server.heard[0]
+    assert (heard.method, heard.target, heard.body) == ("POST", "/endpoints/e-1/async-invocations", b"payload")
+    prefix = "x-amzn-sagemaker-"
+    sent = {name.removeprefix(prefix): value for name, value in heard.headers.items() if name.startswith(prefix)}
+    assert sent == {
+        "inference-id": "id-1",
+        "filename": "id-1.out",
+        "s3outputpathextension": "jobs/0",
+        "content-type": "text/plain",
+        "requestttlseconds": "60",
+    }
+
+
+async def test_a_hint_when_to_come_back_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps({"message": "Rate exceeded"}).encode()
+    headers = {"x-amzn-ErrorType": "ThrottlingException:http://x/", "x-amz-retry-after": "2500"}
+    fault = await invoked(monkeypatch, answers(400, body, headers), LATER)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.code, fault.retry_after_seconds) == (T, "ThrottlingException", 2.5)
+
+
+async def test_too_large_without_a_body_is_no_matter_of_inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = await invoked(monkeypatch, answers(413), LATER, replace(JOB, body=None, input_location="s3://bkt/k"))
+    assert isinstance(fault, Fault)
+    assert fault.reason is FailureReason.VALIDATION_ERROR
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b"])
+async def test_a_header_that_cannot_be_written_is_the_jobs_fault(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    fault = await invoked(monkeypatch, accepts("id-1"), LATER, replace(JOB, custom_attributes=value))
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.reason) == (R, FailureReason.VALIDATION_ERROR)
+    assert "Evil" not in fault.message
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}", "http://name.invalid:{port}"])
+async def test_what_was_never_sent_is_known_not_to_be(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    aws_environment(monkeypatch, url.format(port=closed_port()))
+    async with clients(ClientSettings(max_in_flight=1)) as opened:
+        fault = await SdkInvoker(opened.sagemaker).invoke(JOB)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.reason) == (N, FailureReason.NETWORK)
+
+
+async def test_a_handshake_that_fails_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_server(answers_raw(b"this is not TLS")) as server:
+        aws_environment(monkeypatch, f"https://127.0.0.1:{server.port}")
+        async with clients(ClientSettings(max_in_flight=1, connect_timeout_seconds=0.3)) as opened:
+            fault = await SdkInvoker(opened.sagemaker).invoke(JOB)
+    assert isinstance(fault, Fault)
+    assert fault.kind is N
+
+
+async def test_credentials_that_come_too_late_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(**_: Any) -> None:
+        await asyncio.Event().wait()
+
+    async with against(monkeypatch, accepts("id-1")) as (opened, server):
+        opened.sagemaker.meta.events.register("before-sign.sagemaker-runtime", hang)
+        fault = await SdkInvoker(opened.sagemaker, deadline=SOON).invoke(JOB)
+        assert isinstance(fault, Fault)
+        assert (fault.kind, fault.reason) == (N, FailureReason.TIMEOUT)
+        assert not server.heard
+
+
+async def test_a_request_on_a_connection_that_dies_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, accepts("id-1"), resets_after_reading, accepts("id-1")) as (opened, server):
+        invoker = SdkInvoker(opened.sagemaker)
+        assert isinstance(await invoker.invoke(JOB), Receipt)
+        fault = await invoker.invoke(JOB)
+        assert isinstance(fault, Fault)
+        assert fault.kind is U
+        assert len(server.heard) == 2
+
+
+async def test_a_slot_is_free_again_after_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, *[hangs_after_reading] * 4, accepts("id-1")) as (opened, _):
+        invoker = SdkInvoker(opened.sagemaker, deadline=SOON)
+        stuck = await asyncio.gather(*(invoker.invoke(JOB) for _ in range(4)))
+        assert [fault.kind for fault in stuck if isinstance(fault, Fault)] == [U] * 4
+        assert isinstance(await invoker.invoke(JOB), Receipt), "the pool holds 4, and none is stuck"
+
+
+# --- staging ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_put_does_not_ask_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, answers(200)) as (opened, server):
+        stager = SdkStager(
+            opened.s3, "s3://bkt", sse_kms_key_id="key-1", tags={"a": "b c"}, expected_bucket_owner="123456789012"
+        )
+        assert await stager.stage("k", b"x", "text/plain") == "s3://bkt/k"
+    headers = server.heard[0].headers
+    assert "expect" not in headers
+    assert headers["content-type"] == "text/plain"
+    assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
+    assert headers["x-amz-tagging"] == "a=b+c"
+    assert headers["x-amz-expected-bucket-owner"] == "123456789012"
+
+
+async def test_a_put_may_be_told_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, answers(200), expect_continue=True) as (opened, server):
+        assert await SdkStager(opened.s3, "s3://bkt").stage("k", b"x", None) == "s3://bkt/k"
+    assert server.heard[0].headers["expect"] == "100-continue"
+    assert server.heard[0].body == b"x"
+
+
+@pytest.mark.parametrize("expect_continue", [True, False])
+async def test_a_peer_that_takes_no_body_is_left_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expect_continue: bool
+) -> None:
+    path = tmp_path / "big"
+    path.touch()
+    os.truncate(path, 64 << 20)
+    async with against(monkeypatch, never_continues, expect_continue=expect_continue) as (opened, _):
+        stager = SdkStager(opened.s3, "s3://bkt", deadline=SOON)
+        fault = await stager.stage("k", FileSlice(str(path), 0, 64 << 20), None)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.reason) == (U, FailureReason.TIMEOUT)
+
+
+async def test_a_file_cut_while_it_is_sent_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.touch()
+    os.truncate(path, 64 << 20)
+
+    async def cuts_the_file(stage: Stage) -> bool:
+        await stage.hear(go_on=False)
+        os.truncate(path, 1 << 20)
+        while await stage.reader.read(1 << 20):
+            pass
+        return False
+
+    async with against(monkeypatch, cuts_the_file) as (opened, _):
+        fault = await SdkStager(opened.s3, "s3://bkt").stage("k", FileSlice(str(path), 0, 64 << 20), None)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.reason) == (R, FailureReason.PAYLOAD_GONE)
+
+
+# --- completions -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_stops_is_broken_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, drips(b"HTTP/1.1 206 X\r\nContent-Length: 99999\r\nETag: x\r\n\r\n")) as (
+        opened,
+        _,
+    ):
+        completions = S3Completions(opened.s3, deadline=SOON)
+        async with completions.open("s3://bkt/k", 99_999) as stream:
+            assert not isinstance(stream, Fault)
+            with pytest.raises(OSError, match="TimeoutError"):
+                _ = [chunk async for chunk in stream]
+
+
+async def test_a_stream_cut_short_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, answers_raw(b"HTTP/1.1 206 X\r\nETag: x\r\nContent-Length: 500\r\n\r\nabc")) as (
+        opened,
+        _,
+    ):
+        async with S3Completions(opened.s3).open("s3://bkt/k", 500) as stream:
+            assert not isinstance(stream, Fault)
+            with pytest.raises(OSError, match="Payload"):
+                _ = [chunk async for chunk in stream]
+        outcome = await S3Completions(opened.s3).read("s3://bkt/k", 500)
+        assert isinstance(outcome, Fault)
+        assert outcome.kind is U
+
+
+async def test_a_page_of_somebody_else_is_taken_for_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, answers(200, HTML)) as (opened, _):
+        completions = S3Completions(opened.s3)
+        outcomes = [
+            await completions.list_folder("s3://bkt/x/"),
+            await completions.look("s3://bkt/x/k"),
+            await completions.read("s3://bkt/x/k", 10),
+        ]
+    for outcome in outcomes:
+        assert isinstance(outcome, Fault)
+        assert (outcome.kind, outcome.reason) == (U, FailureReason.PROTOCOL)
+
+
+async def test_half_a_listing_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, answers(200, b"<ListBucketResult><Name>bkt</Name>")) as (opened, _):
+        assert isinstance(await S3Completions(opened.s3).list_folder("s3://bkt/x/"), Fault)
+
+
+async def test_a_burst_of_hidden_objects_makes_one_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with against(monkeypatch, answers(403)) as (opened, server):
+        completions = S3Completions(opened.s3)
+        found = await asyncio.gather(*(completions.look(f"s3://bkt/x/{index}") for index in range(4)))
+    assert found == [None] * 4
+    assert [heard.method for heard in server.heard].count("GET") == 1
