@@ -3,8 +3,7 @@
 Every implementation of a Protocol passes the same suite in `tests/contract/`.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -237,6 +236,3 @@ class Completions(Protocol):
 
     async def read(self, location: str, max_bytes: int) -> bytes | Fault | None:
         """GET of at most the first `max_bytes` bytes. None: not there."""
-
-    def open(self, location: str, max_bytes: int) -> AbstractAsyncContextManager[AsyncIterator[bytes] | Fault]:
-        """GET as a stream of chunks, ended after `max_bytes` bytes."""

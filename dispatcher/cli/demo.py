@@ -8,22 +8,24 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
-from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from dispatcher.cli.options import configure_logs, ledger_in, settings_from
+from dispatcher.cli.options import configure_logs, ledger_in, run_async, settings_from
 from dispatcher.cli.run import execute
+from dispatcher.ledger.sqlite import open_sqlite
+from dispatcher.model import SizeClass, Transport
 from dispatcher.oneshot import Source
+from dispatcher.router import size_class
 from dispatcher.sandbox.process import start_sandbox
 from dispatcher.sandbox.settings import load
 from dispatcher.settings import Settings
+from dispatcher.sketch import Sketch
 
 ENDPOINT = "demo"
 FILES = (
@@ -32,6 +34,9 @@ FILES = (
     ("scans.jsonl", 400, (40_000, 400_000)),
 )
 """Name, jobs, and least and greatest payload of each job file."""
+PAGE = 1_000
+IN_FLIGHT = 8
+"""Few, so that the times show the two ways and not a busy processor."""
 SHARE = 0.3
 """Of the inline-eligible jobs, this many travel by S3: more than one would choose for work, enough for a table."""
 
@@ -50,8 +55,9 @@ def demo(keep: str | None, scale: int) -> int:
             settings = _settings()
             configure_logs(settings, quiet=True)
             sources = [_write(folder, name, jobs * scale // 100, sizes) for name, jobs, sizes in FILES]
-            status = execute(settings, sources, ledger_in(settings, folder), no_wait=False)
-        show([Summary.read(source.results) for source in sources])
+            ledger = ledger_in(settings, folder)
+            status = execute(settings, sources, ledger, no_wait=False)
+        show(run_async(compared(ledger)))
     return status
 
 
@@ -60,7 +66,12 @@ def _endpoint() -> dict[str, Any]:
 
 
 def _settings() -> Settings:
-    flags = {"endpoint": ENDPOINT, "staging": "s3://sandbox-in/inputs", "comparison_share": SHARE, "max_in_flight": 8}
+    flags = {
+        "endpoint": ENDPOINT,
+        "staging": "s3://sandbox-in/inputs",
+        "comparison_share": SHARE,
+        "max_in_flight": IN_FLIGHT,
+    }
     return settings_from(flags)
 
 
@@ -78,61 +89,51 @@ def _payloads(jobs: int, sizes: tuple[int, int]) -> Iterator[dict[str, str]]:
         yield {"text": f"{number} " + "x" * max(0, size - 20)}
 
 
-class Quantiles(Struct, frozen=True):
-    """Submission times of one transport and size class, in seconds."""
-
-    transport: str
-    size_class: str
-    count: int
-    p50: float
-    p95: float
-    p99: float
+Comparison = dict[tuple[Transport, SizeClass], Sketch]
+"""Submission times in seconds, by transport and size class."""
 
 
-class Summary(Struct, frozen=True):
-    """What the comparison needs of a `summary.json`."""
+async def compared(ledger_path: Path) -> Comparison:
+    """The submission times of all jobs in a ledger."""
+    times: Comparison = {}
+    ledger = await open_sqlite(ledger_path)
+    try:
+        for file in await ledger.files():
+            line = 0
+            while rows := await ledger.rows(file.file_id, line, PAGE):
+                line = rows[-1].key.line
+                for row in rows:
+                    if row.submission_seconds is not None:
+                        way = (row.transport, size_class(row.size_bytes))
+                        times.setdefault(way, Sketch()).add(row.submission_seconds)
+    finally:
+        await ledger.aclose()
+    return times
 
-    name: str
-    submission_seconds: list[Quantiles]
-    s3_puts_avoided: int
 
-    @classmethod
-    def read(cls, results: Path) -> "Summary":
-        """The summary in a results folder."""
-        return msgspec.json.decode((results / "summary.json").read_bytes(), type=cls)
-
-
-def show(summaries: Iterable[Summary]) -> None:
-    """Prints the comparison: one row for each job file and size class."""
+def show(times: Comparison) -> None:
+    """Prints the comparison: one row for each size class."""
     console = Console()
-    table = Table(title="From a worker's taking a job until its 202 (milliseconds)", title_justify="left", box=None)
-    table.add_column("job file")
+    table = Table(title="From a worker's taking a job until its 202, in milliseconds", title_justify="left", box=None)
     table.add_column("payload")
-    for name in ("inline", "p50", "p95", "p99", "S3", "p50", "p95", "p99", "S3 takes, p50"):
+    for name in ("inline", "p50", "p95", "p99", "S3", "p50", "p95", "p99", "S3 takes longer, p50"):
         table.add_column(name, justify="right")
-    avoided = 0
-    for summary in summaries:
-        avoided += summary.s3_puts_avoided
-        ways = {(one.transport, one.size_class): one for one in summary.submission_seconds}
-        for size in _sizes(summary):
-            inline, staged = ways.get(("inline", size)), ways.get(("s3", size))
-            table.add_row(summary.name, size, *_cells(inline), *_cells(staged), _difference(inline, staged))
+    for size in SizeClass:
+        inline, staged = times.get((Transport.INLINE, size)), times.get((Transport.S3, size))
+        table.add_row(size, *_cells(inline), *_cells(staged), _difference(inline, staged))
     console.print(table)
-    console.print(f"PutObject requests saved by going inline: {avoided}", highlight=False)
+    saved = sum(sketch.count for (transport, _), sketch in times.items() if transport is Transport.INLINE)
+    console.print(f"PutObject requests saved by going inline: {saved}", highlight=False)
 
 
-def _sizes(summary: Summary) -> list[str]:
-    order = ["le_1k", "le_4k", "le_16k", "le_64k", "le_128k", "gt_128k"]
-    return sorted({one.size_class for one in summary.submission_seconds}, key=order.index)
-
-
-def _cells(one: Quantiles | None) -> list[str]:
-    if one is None:
+def _cells(times: Sketch | None) -> list[str]:
+    if times is None:
         return ["–"] * 4
-    return [str(one.count), *(f"{seconds * 1000:.1f}" for seconds in (one.p50, one.p95, one.p99))]
+    return [str(times.count), *(f"{1000 * (times.quantile(fraction) or 0):.1f}" for fraction in (0.5, 0.95, 0.99))]
 
 
-def _difference(inline: Quantiles | None, staged: Quantiles | None) -> str:
+def _difference(inline: Sketch | None, staged: Sketch | None) -> str:
     if inline is None or staged is None:
         return "–"
-    return f"+{(staged.p50 - inline.p50) * 1000:.1f} ms, {staged.p50 / inline.p50:.1f}x"
+    fast, slow = inline.quantile(0.5) or 0.0, staged.quantile(0.5) or 0.0
+    return f"{1000 * (slow - fast):+.1f} ms, {slow / fast:.1f}x"

@@ -7,7 +7,6 @@ in that bucket.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from dispatcher.aws.calls import QUIET, Calls, Operation, Request
 from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
-from dispatcher.aws.faults import code_of, fault_of, protocol_fault, status_of
+from dispatcher.aws.faults import code_of, protocol_fault, status_of
 from dispatcher.aws.locations import BadLocation, Location, parse_folder, parse_location, split_folder
 from dispatcher.interfaces import Fault, FaultKind, Found, Listing
 from dispatcher.model import FailureReason
@@ -24,14 +23,6 @@ PAGES_MAX = 2
 CHUNK_BYTES = 1 << 16
 
 T = TypeVar("T")
-
-
-class BrokenStreamError(ConnectionError):
-    """An object that was opened could not be read to its end."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(f"{fault.code}: {fault.message}")
-        self.fault = fault
 
 
 class S3Completions:
@@ -72,22 +63,6 @@ class S3Completions:
     async def read(self, location: str, max_bytes: int) -> bytes | Fault | None:
         """See Completions."""
         return await self._on_object("GetObject", location, max_bytes, partial(self._get, max_bytes=max_bytes))
-
-    @asynccontextmanager
-    async def open(self, location: str, max_bytes: int) -> AsyncIterator[AsyncIterator[bytes] | Fault]:
-        """See Completions. An object that is not there is REFUSED with RESULT_MISSING.
-
-        The stream raises BrokenStreamError (an OSError) where it cannot go on, also when the deadline has passed.
-        """
-        ends_at = asyncio.get_running_loop().time() + self._deadline.seconds(max_bytes)
-        body = await self._on_object("GetObject", location, 0, partial(self._body, max_bytes=max_bytes))
-        if body is None:
-            yield _missing_result()
-        elif isinstance(body, Fault):
-            yield body
-        else:
-            async with body:
-                yield _chunks(body, max_bytes, ends_at)
 
     async def _on_object(
         self, operation: Operation, location: str, size_bytes: int, request: Callable[[Location], Awaitable[T | Fault]]
@@ -187,20 +162,6 @@ async def _bounded(body: Any, max_bytes: int) -> AsyncIterator[bytes]:
             return
 
 
-async def _chunks(body: Any, max_bytes: int, ends_at: float) -> AsyncIterator[bytes]:
-    chunks = _bounded(body, max_bytes)
-    while True:
-        try:
-            # Around each read and not around the loop: the time must not strike while the caller holds a chunk.
-            async with asyncio.timeout_at(ends_at):
-                chunk = await anext(chunks, b"")
-        except Exception as error:  # the border: whatever a foreign library raises becomes ours here
-            raise BrokenStreamError(fault_of(error, "GetObject")) from error
-        if not chunk:
-            return
-        yield chunk
-
-
 def _found(bucket: str, entry: dict[str, Any]) -> Found:
     return Found(Location(bucket, entry["Key"]).uri, int(entry["Size"]), entry["LastModified"].timestamp())
 
@@ -211,8 +172,3 @@ def _is_hidden(outcome: object) -> bool:
 
 def _unreadable(bad: BadLocation) -> Fault:
     return Fault(kind=FaultKind.REFUSED, reason=FailureReason.PROTOCOL, code="BadLocation", message=bad.why)
-
-
-def _missing_result() -> Fault:
-    message = "the object is not there"
-    return Fault(kind=FaultKind.REFUSED, reason=FailureReason.RESULT_MISSING, code="NoSuchKey", message=message)

@@ -48,6 +48,7 @@ _BAD_RANGE = Refusal("InvalidRange", 416, "The requested range is not satisfiabl
 _BAD_TOKEN = Refusal("InvalidArgument", 400, "The continuation token provided is incorrect")
 _BAD_COUNT = Refusal("InvalidArgument", 400, "Provided max-keys not an integer or within integer range")
 _KEY_TOO_LONG = Refusal("KeyTooLongError", 400, "Your key is too long")
+_NOT_EMPTY = Refusal("BucketNotEmpty", 409, "The bucket you tried to delete is not empty")
 _NOT_HERE = Refusal("NotImplemented", 501, "The sandbox does not know this operation.")
 
 
@@ -153,6 +154,8 @@ class S3:
                 buckets.setdefault(name, Bucket())
                 return _ok((("Location", f"/{name}"),))
             case b"DELETE":
+                if next(buckets[name].walk("", ""), None) is not None:
+                    return _NOT_EMPTY
                 del buckets[name]
                 return Reply(204, (("x-amz-request-id", new_id()),))
             case b"HEAD":

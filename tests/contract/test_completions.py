@@ -109,25 +109,11 @@ async def test_a_read_takes_no_more_than_it_may(s3: Any, completions: Completion
     body = bytes(index % 251 for index in range(size))
     uri = await put(s3, "read/a.out", body)
     assert await completions.read(uri, max_bytes) == body[:max_bytes]
-    async with completions.open(uri, max_bytes) as stream:
-        assert not isinstance(stream, Fault)
-        assert b"".join([chunk async for chunk in stream]) == body[:max_bytes]
 
 
 async def test_what_is_not_there_cannot_be_read(completions: Completions) -> None:
     location = f"s3://{BUCKET}/read/none.out"
     assert await completions.read(location, 10) is None
-    async with completions.open(location, 10) as stream:
-        assert isinstance(stream, Fault)
-        assert stream.reason is FailureReason.RESULT_MISSING
-
-
-async def test_a_stream_may_be_left_before_its_end(s3: Any, completions: Completions) -> None:
-    uri = await put(s3, "leave/a.out", b"x" * 3_000_000)
-    async with completions.open(uri, 3_000_000) as stream:
-        assert not isinstance(stream, Fault)
-        assert await anext(stream)
-    assert isinstance(await completions.look(uri), Found)
 
 
 async def test_a_location_that_names_nothing_is_a_fault(completions: Completions) -> None:

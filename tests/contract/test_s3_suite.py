@@ -45,8 +45,10 @@ def seaweed(folder: Path) -> Iterator[str]:
     config.write_text(json.dumps({"identities": [{"name": "test", "credentials": keys, "actions": ["Admin"]}]}))
     local = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}"]
     small = ["-volume.max=1000", "-master.volumeSizeLimitMB=64"]  # each bucket takes several volumes
+    # what would listen on a port of its own, which a second SeaweedFS on this machine could not have
+    without = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     listening = [f"-{name}={port}" for name, port in ports.items()]
-    with _process([BIN / "weed", "server", *local, *small, *listening], folder):
+    with _process([BIN / "weed", "server", *local, *small, *without, *listening], folder):
         yield _ready(f"http://127.0.0.1:{ports['s3.port']}")
 
 
@@ -169,6 +171,14 @@ def test_a_missing_bucket_is_told(s3: Any) -> None:
 def test_a_bucket_can_be_asked_for(s3: Any, bucket: str) -> None:
     assert s3.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPStatusCode"] == 200
     assert bucket in [one["Name"] for one in s3.list_buckets()["Buckets"]]
+
+
+def test_a_bucket_goes_away_once_it_is_empty(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "k")
+    assert error_of(s3.delete_bucket, Bucket=bucket) == (409, "BucketNotEmpty")
+    s3.delete_object(Bucket=bucket, Key="k")
+    s3.delete_bucket(Bucket=bucket)
+    assert error_of(s3.head_bucket, Bucket=bucket) == (404, "404")
 
 
 def test_deleting_is_done_once_or_twice_alike(s3: Any, bucket: str) -> None:

@@ -279,27 +279,21 @@ async def test_a_file_cut_while_it_is_sent_is_gone(monkeypatch: pytest.MonkeyPat
 # --- completions -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_that_stops_is_broken_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_stops_is_a_fault_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     async with against(monkeypatch, drips(b"HTTP/1.1 206 X\r\nContent-Length: 99999\r\nETag: x\r\n\r\n")) as (
         opened,
         _,
     ):
-        completions = S3Completions(opened.s3, deadline=SOON)
-        async with completions.open("s3://bkt/k", 99_999) as stream:
-            assert not isinstance(stream, Fault)
-            with pytest.raises(OSError, match="TimeoutError"):
-                _ = [chunk async for chunk in stream]
+        outcome = await S3Completions(opened.s3, deadline=SOON).read("s3://bkt/k", 99_999)
+        assert isinstance(outcome, Fault)
+        assert outcome.reason is FailureReason.TIMEOUT
 
 
-async def test_a_stream_cut_short_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_cut_short_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     async with against(monkeypatch, answers_raw(b"HTTP/1.1 206 X\r\nETag: x\r\nContent-Length: 500\r\n\r\nabc")) as (
         opened,
         _,
     ):
-        async with S3Completions(opened.s3).open("s3://bkt/k", 500) as stream:
-            assert not isinstance(stream, Fault)
-            with pytest.raises(OSError, match="Payload"):
-                _ = [chunk async for chunk in stream]
         outcome = await S3Completions(opened.s3).read("s3://bkt/k", 500)
         assert isinstance(outcome, Fault)
         assert outcome.kind is U
