@@ -20,7 +20,7 @@ RUN /opt/build/bin/python -m pip wheel --no-cache-dir --disable-pip-version-chec
  && python -m compileall -q /opt/dispatcher/lib
 
 FROM ${BASE}
-# 10001 is nobody's uid elsewhere; the spool must belong to it before the volume is declared.
+# 10001 is nobody's uid elsewhere; its folder must belong to it before the volume is declared.
 RUN groupadd --gid 10001 dispatcher \
  && useradd --uid 10001 --gid dispatcher --no-create-home --home-dir /var/lib/dispatcher --shell /usr/sbin/nologin dispatcher \
  && install --directory --owner dispatcher --group dispatcher --mode 0700 /var/lib/dispatcher
@@ -28,8 +28,7 @@ COPY --from=build /opt/dispatcher /opt/dispatcher
 ENV PATH=/opt/dispatcher/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MALLOC_ARENA_MAX=2 \
-    DISPATCHER_LISTEN=0.0.0.0:9464 \
-    DISPATCHER_SPOOL=/var/lib/dispatcher
+    DISPATCHER_LISTEN=0.0.0.0:9464
 USER 10001:10001
 WORKDIR /var/lib/dispatcher
 VOLUME /var/lib/dispatcher

@@ -96,6 +96,13 @@ class Fates:
         )
         return [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
 
+    async def late(self, queue: Queue, jobs: Sequence[OpenJob]) -> None:
+        """Counts the outputs of expired jobs whose results stand already; nothing changes any more."""
+        sought = await self._search.seek({job.key: job.receipt.output_location for job in jobs if job.receipt})
+        for key, found in sought.found.items():
+            self._metrics.late_result()
+            log.warning("result came late", endpoint=queue.endpoint, line=key.line, output_location=found.uri)
+
     async def failures(self, queue: Queue, jobs: Sequence[OpenJob], count: Count) -> list[OpenJob]:
         """Settles the jobs that have a failure object and, asked again, no output. Returns the others that surely have neither."""
         places = {job.key: job.receipt.failure_location for job in jobs if job.receipt and job.receipt.failure_location}

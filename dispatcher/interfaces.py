@@ -62,7 +62,8 @@ class Ledger(Protocol):
         A job whose id is already in the file (or earlier in the batch) is not added but recorded as a rejection with
         DUPLICATE_ID, and returned. Queues are made on first use; shards of up to SHARD_JOBS jobs are filled in line
         order for each queue, their numbers unique within the file. `lines` and `rejected` of the file grow accordingly.
-        A batch whose cursor lies at or before the file's own was accepted already: nothing changes, [] is returned.
+        A batch whose cursor lies at or before the file's own was accepted already: nothing changes, [] is returned; but a
+        final one that brings nothing ends the intake.
         """
 
     def queues(self) -> list[Queue]:

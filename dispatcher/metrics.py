@@ -47,10 +47,6 @@ class Operation(StrEnum):
     HEAD = "HeadObject"
     LIST = "ListObjectsV2"
     DELETE = "DeleteObject"
-    RECEIVE = "ReceiveMessage"
-    DELETE_MESSAGES = "DeleteMessageBatch"
-    CHANGE_VISIBILITY = "ChangeMessageVisibilityBatch"
-    QUEUE_ATTRIBUTES = "GetQueueAttributes"
 
 
 class Outcome(StrEnum):
@@ -161,7 +157,7 @@ LINES = Definition(
     "lines_total",
     "counter",
     ("verdict",),
-    "Lines of job files and messages that were read, counted when the verdict was durable; blank lines are not lines.",
+    "Lines of job files that were read, counted when the verdict was durable; blank lines are not lines.",
 )
 JOBS = Definition(
     "jobs_total",
@@ -197,7 +193,7 @@ LATE_RESULTS = Definition(
     "late_results_total",
     "counter",
     (),
-    "Results found after the results of their job file were published, counted when found.",
+    "Outputs of expired jobs found after the results of their job file were published, counted when found.",
 )
 OUTSTANDING = Definition(
     "outstanding_jobs",

@@ -137,9 +137,12 @@ async def _work(made: Engine, files: Sequence[JobFile], request: Request, scope:
 
 
 async def _publish(made: Engine, file: JobFile, folder: Path) -> None:
-    await made.tracker.last_look(file.file_id)
-    await made.results.write(await _as_read(made, file), folder)
-    await made.ledger.published(file.file_id, made.clock.now())
+    """Writes the file's results, once; what was published stays as it is."""
+    published = file.published_at is not None and (folder / "summary.json").exists()
+    await made.tracker.last_look(file.file_id, published=published)
+    if not published:
+        await made.results.write(await _as_read(made, file), folder)
+        await made.ledger.published(file.file_id, made.clock.now())
 
 
 async def _as_read(made: Engine, file: JobFile) -> JobFile:

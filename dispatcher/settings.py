@@ -39,9 +39,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ledger: Annotated[str | None, Meta(description="Path of the ledger. Default: ledger.db in the output folder.")] = (
         None
     )
-    spool: Annotated[
-        str | None, Meta(description="Folder that holds inbox, work, done, failed and results of the service.")
-    ] = None
     listen: Annotated[
         str | None,
         Meta(description="HOST:PORT for /metrics, /healthz and /readyz. `run` serves none unless it is set."),

@@ -44,7 +44,7 @@ class Watch(Struct, kw_only=True):
     """A shard that waits for results. Only the tracker writes it.
 
     `calls` is how many S3 calls it has cost, `found` how many results they found, `noted` how many receipts came in since
-    this process watches, `look_at` its place in the schedule.
+    this process watches, `look_at` its place in the schedule, `looking` whether a look is under way: never two at once.
     """
 
     key: ShardKey
@@ -58,6 +58,7 @@ class Watch(Struct, kw_only=True):
     looks: int = 0
     noted: int = 0
     look_at: float = 0.0
+    looking: bool = False
 
     def count(self, calls: int, found: int) -> None:
         """So many S3 calls were made for it, and found so much."""
@@ -132,11 +133,15 @@ class Tracker:
                 for _ in range(LOOKERS):
                     tasks.start_soon(self._looker, due)
 
-    async def last_look(self, file: FileId) -> None:
-        """Looks once more for the outputs of a file's expired jobs, before its results are published."""
-        for queue, shard in await self._ledger.expired_shards(file):
-            jobs = await self._ledger.open_jobs(queue, shard)
-            await self._fates.outputs(self._fates.queue(queue), [job for job in jobs if job.state is State.EXPIRED])
+    async def last_look(self, file: FileId, *, published: bool) -> None:
+        """Looks for the outputs of a file's expired jobs: before its results are published they count, later they are told of."""
+        for key in await self._ledger.expired_shards(file):
+            queue = self._fates.queue(key[0])
+            expired = [job for job in await self._ledger.open_jobs(*key) if job.state is State.EXPIRED]
+            if published:
+                await self._fates.late(queue, expired)
+            else:
+                await self._fates.outputs(queue, expired)
 
     # --- schedule -----------------------------------------------------------------------------------------------------
 
@@ -167,7 +172,8 @@ class Tracker:
                 continue
             look_at, key = heapq.heappop(self._schedule)
             watch = self._watches.get(key)
-            if watch is not None and watch.look_at == look_at:
+            if watch is not None and watch.look_at == look_at and not watch.looking:
+                watch.looking = True
                 await due.put(watch)
 
     def _next_wait(self) -> float:
@@ -198,6 +204,7 @@ class Tracker:
         """The shard as the ledger has it now; nothing more to watch where nothing waits."""
         noted = watch.noted
         shard = await self._ledger.shard(*watch.key)
+        watch.looking = False
         if (shard is None or not shard.waiting) and watch.noted == noted:
             self._watches.pop(watch.key, None)
             return

@@ -17,13 +17,10 @@ from dispatcher.settings import Settings, describe, load
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-SERVICE_ONLY = frozenset({"spool"})
-COMMANDS = frozenset({"run", "replay", "validate", "status", "demo"})
-
 
 def settings_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
     """Adds a flag for each setting. They arrive as keyword arguments, None or () where not given."""
-    left_out = SERVICE_ONLY | frozenset(without)
+    left_out = frozenset(without)
 
     def add(function: F) -> F:
         for setting in reversed(describe()):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from html import escape, unescape
 from urllib.parse import quote
 
@@ -46,9 +47,7 @@ def listing(bucket: str, page: Page, echoed: dict[str, str], next_token: str | N
 
 def buckets(names: Iterable[str], account: str) -> Reply:
     """ListBuckets."""
-    listed = "".join(
-        f"<Bucket><Name>{name}</Name><CreationDate>{_instant(0)}</CreationDate></Bucket>" for name in names
-    )
+    listed = "".join(f"<Bucket><Name>{name}</Name><CreationDate>{_second(0)}</CreationDate></Bucket>" for name in names)
     owner = f"<Owner><ID>{account}</ID></Owner>"
     return xml(f"<ListAllMyBucketsResult {_NAMESPACE}>{owner}<Buckets>{listed}</Buckets></ListAllMyBucketsResult>")
 
@@ -77,14 +76,15 @@ def xml(text: str) -> Reply:
 
 def _entry(key: str, entry: StoredObject) -> str:
     return (
-        f"<Contents><Key>{key}</Key><LastModified>{_instant(entry.modified_at)}</LastModified>"
+        f"<Contents><Key>{key}</Key><LastModified>{_second(int(entry.modified_at))}</LastModified>"
         f"<ETag>&quot;{entry.blob.md5().hex()}&quot;</ETag><Size>{entry.blob.size}</Size>"
         "<StorageClass>STANDARD</StorageClass></Contents>"
     )
 
 
-def _instant(at: float) -> str:
-    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+@lru_cache(maxsize=256)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 def _bytes(text: str) -> bytes:

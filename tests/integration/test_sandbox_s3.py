@@ -178,6 +178,12 @@ def test_the_bucket_owner_is_checked_and_what_was_set_comes_back(s3: Any) -> Non
         s3.put_object(Bucket="sandbox-in", Key="kms", Body=b"x", ExpectedBucketOwner="111111111111")
 
 
+def test_a_bucket_that_holds_something_stays(s3: Any) -> None:
+    s3.put_object(Bucket="sandbox-in", Key="kept", Body=b"x")
+    with pytest.raises(ClientError, match="BucketNotEmpty"):
+        s3.delete_bucket(Bucket="sandbox-in")
+
+
 def aws(sandbox: Sandbox, *arguments: str) -> Any:
     """What the AWS CLI prints, with an environment that knows the sandbox alone."""
     command = [str(Path(sys.executable).parent / "aws"), *arguments, "--output", "json"]
