@@ -116,11 +116,6 @@ class Lane:
         self._wake.set()
 
     @property
-    def open_jobs(self) -> int:
-        """Jobs claimed, their outcome not yet durable."""
-        return self._open
-
-    @property
     def paused(self) -> list[FailureReason]:
         """What keeps the lane, or its S3 route, from sending."""
         return [gate.reason for gate in (self._judge.gate, self._judge.staging_gate) if gate.reason is not None]

@@ -86,7 +86,7 @@ async def run(request: Request) -> int:
             async with AsyncExitStack() as stack:
                 if request.settings.listen:
                     address = await stack.enter_async_context(
-                        metrics_server(request.settings.listen, registry, ready=lambda: True)
+                        metrics_server(request.settings.listen, registry, ready=lambda: not stop.requested.is_set())
                     )
                     log.info("metrics", url=f"http://{address}/metrics")
                 await stack.enter_async_context(control_socket(request.ledger, partial(answer, made)))

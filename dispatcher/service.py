@@ -101,6 +101,8 @@ class Engine:
         self._runs: dict[FileId, RunId] = {}
         self._files: dict[FileId, JobFile] = {}
         self._taken_in: set[FileId] = set()
+        # Lanes that have not ended.
+        self._running: set[EndpointName] = set()
         # When this process began with a file (monotonic), and how many of its jobs were final then: for the rate.
         self._begun: dict[FileId, tuple[float, int]] = {}
         discard = settings.staged_inputs == "delete"
@@ -161,7 +163,7 @@ class Engine:
     def start(self, tasks: TaskGroup, *, look: bool) -> None:
         """Starts lanes, tracker and the sampling of gauges."""
         for lane in self.lanes.values():
-            tasks.start_soon(lane.run, name=f"lane {lane.endpoint}")
+            tasks.start_soon(self._run_lane, lane, name=f"lane {lane.endpoint}")
         tasks.start_soon(partial(self.tracker.run, look=look), name="tracker")
         tasks.start_soon(self._sample, name="samples")
 
@@ -171,11 +173,16 @@ class Engine:
             lane.stop()
 
     async def drained(self) -> None:
-        """Waits until no lane has anything claimed."""
-        while any(lane.open_jobs for lane in self.lanes.values()):
+        """Waits, after `stop_lanes`, until every lane has ended."""
+        while self._running:
             self.progressed.clear()
-            with anyio.move_on_after(0.1):
-                await self.progressed.wait()
+            await self.progressed.wait()
+
+    async def _run_lane(self, lane: Lane) -> None:
+        self._running.add(lane.endpoint)
+        await lane.run()
+        self._running.discard(lane.endpoint)
+        self.progressed.set()
 
     def close(self) -> None:
         """Lets go of the job files."""

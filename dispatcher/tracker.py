@@ -10,6 +10,8 @@ A cancel anywhere is harmless: what was not recorded is found again.
 
 import asyncio
 import heapq
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 from msgspec import Struct
@@ -56,6 +58,7 @@ class Watch(Struct, kw_only=True):
     calls: int = 0
     found: int = 0
     looks: int = 0
+    looking: bool = False
     noted: int = 0
     look_at: float = 0.0
     looking: bool = False
@@ -74,6 +77,8 @@ class Tracker:
         self._fates = fates
         self._clock = clock
         self._watches: dict[ShardKey, Watch] = {}
+        # Shards that are being looked at, and the event of that look's end.
+        self._looked_at: dict[ShardKey, asyncio.Event] = {}
         # (look_at, key), stale entries included: an entry counts only if its time is its watch's look_at.
         self._schedule: list[tuple[float, ShardKey]] = []
         # Set when the schedule may have an earlier entry. Waited for by the scheduler alone.
@@ -137,11 +142,21 @@ class Tracker:
         """Looks for the outputs of a file's expired jobs: before its results are published they count, later they are told of."""
         for key in await self._ledger.expired_shards(file):
             queue = self._fates.queue(key[0])
-            expired = [job for job in await self._ledger.open_jobs(*key) if job.state is State.EXPIRED]
-            if published:
-                await self._fates.late(queue, expired)
-            else:
-                await self._fates.outputs(queue, expired)
+            async with self._one_at_a_time(key):
+                expired = [job for job in await self._ledger.open_jobs(*key) if job.state is State.EXPIRED]
+                await (self._fates.late(queue, expired) if published else self._fates.outputs(queue, expired))
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, key: ShardKey) -> AsyncIterator[None]:
+        """Two looks at one shard would both settle what they find."""
+        while key in self._looked_at:
+            await self._looked_at[key].wait()
+        done = self._looked_at[key] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._looked_at[key]
+            done.set()
 
     # --- schedule -----------------------------------------------------------------------------------------------------
 
@@ -150,6 +165,9 @@ class Tracker:
         self._plan(watch)
 
     def _plan(self, watch: Watch) -> None:
+        """Puts the shard into the schedule; one that is being looked at is planned when that has ended."""
+        if watch.looking:
+            return
         progress = Progress(
             filling=watch.filling,
             first_submitted_at=watch.first_submitted_at,
@@ -183,7 +201,11 @@ class Tracker:
 
     async def _looker(self, due: asyncio.Queue[Watch]) -> None:
         while True:
-            await self._look(await due.get())
+            watch = await due.get()
+            async with self._one_at_a_time(watch.key):
+                await self._look(watch)
+            watch.looking = False
+            await self._refresh(watch)
 
     # --- one look -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +220,6 @@ class Tracker:
             missing = await self._fates.failures(queue, missing, watch.count)
         await self._fates.expire(queue, [job for job in missing if job.due_at <= now])
         watch.looks += 1
-        await self._refresh(watch)
 
     async def _refresh(self, watch: Watch) -> None:
         """The shard as the ledger has it now; nothing more to watch where nothing waits."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ def settings_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
         for setting in reversed(describe()):
             if setting.name not in left_out:
                 function = _option(setting.name, setting.flag, setting.description, setting.default)(function)
-        return function
+        return click.option("--config", help="A TOML file with settings; environment and flags win over it.")(function)
 
     return add
 
@@ -40,8 +41,18 @@ def _option(name: str, flag: str, description: str, default: str) -> Callable[[F
 
 
 def settings_from(flags: dict[str, Any]) -> Settings:
-    """The settings in force: flags over environment."""
-    return load(flags, os.environ)
+    """The settings in force: flags over environment over the settings file that `config` names."""
+    config = flags.pop("config", None)
+    return load(flags, os.environ, _settings_file(config) if config else None)
+
+
+def _settings_file(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the settings file {path} is no TOML: {error}") from error
 
 
 def configure_logs(settings: Settings, *, quiet: bool = False) -> None:
