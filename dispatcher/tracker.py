@@ -61,7 +61,6 @@ class Watch(Struct, kw_only=True):
     looking: bool = False
     noted: int = 0
     look_at: float = 0.0
-    looking: bool = False
 
     def count(self, calls: int, found: int) -> None:
         """So many S3 calls were made for it, and found so much."""
@@ -204,7 +203,6 @@ class Tracker:
             watch = await due.get()
             async with self._one_at_a_time(watch.key):
                 await self._look(watch)
-            watch.looking = False
             await self._refresh(watch)
 
     # --- one look -----------------------------------------------------------------------------------------------------
