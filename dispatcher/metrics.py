@@ -6,6 +6,8 @@ The laws of this file:
   * With ten endpoints there are at most 1,500 series, `_created` ones and buckets counted.
   * `labels()` is paid once, here. Callers name a fact; what they touch is bound already. Nothing waits, nothing is
     locked across an await; a fact may be told from any thread.
+
+Over 300 lines because the table of all metrics stands beside the one object that keeps them.
 """
 
 import platform

@@ -68,13 +68,14 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What a one-shot command does. `report` is called a few times a second and at the end."""
+    """What a one-shot command does. `report` is called a few times a second and at the end, `stopping` once told to stop."""
 
     settings: Settings
     sources: Sequence[Source]
     ledger: Path
     no_wait: bool
     report: Callable[[Progress], None]
+    stopping: Callable[[], None]
     ended: Callable[[JobFile, dict[State, int], Path], None]
 
 
@@ -106,7 +107,7 @@ async def _dispatch(made: Engine, files: Sequence[JobFile], request: Request, st
         tasks.start_soon(_report, made, files, request, name="report")
         async with anyio.create_task_group() as first:
             first.start_soon(_work, made, files, request, first.cancel_scope)
-            first.start_soon(_until_stopped, stop, first.cancel_scope)
+            first.start_soon(_until_stopped, stop, request, first.cancel_scope)
         made.stop_lanes()
         with anyio.move_on_after(DRAIN_SECONDS):
             await made.drained()
@@ -114,9 +115,10 @@ async def _dispatch(made: Engine, files: Sequence[JobFile], request: Request, st
     request.report(_progress(made, files))
 
 
-async def _until_stopped(stop: Stop, scope: anyio.CancelScope) -> None:
+async def _until_stopped(stop: Stop, request: Request, scope: anyio.CancelScope) -> None:
     await stop.requested.wait()
     log.info("stopping: no new claims; what is on the wire finishes")
+    request.stopping()
     scope.cancel()
 
 

@@ -96,12 +96,22 @@ def environment(sandbox: Sandbox | None, **more: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def started(
-    folder: Path, sandbox: Sandbox | None, *arguments: object, module: str = "dispatcher", **variables: str
+    folder: Path,
+    sandbox: Sandbox | None,
+    *arguments: object,
+    module: str = "dispatcher",
+    file_blocks: int | None = None,
+    **variables: str,
 ) -> Iterator[Running]:
-    """`dispatcher ARGUMENTS` in `folder`, which runs while the block does at the longest."""
+    """`dispatcher ARGUMENTS` in `folder`, which runs while the block does at the longest.
+
+    `file_blocks` is how many blocks of 512 bytes any file that it writes may have. `variables` are environment variables.
+    """
     number = len(list(folder.glob("*.stdout")))
     out, err = folder / f"{number}.stdout", folder / f"{number}.stderr"
     command = [sys.executable, "-W", "error::ResourceWarning", "-m", module, *map(str, arguments)]
+    if file_blocks is not None:
+        command = ["sh", "-c", f'ulimit -f {file_blocks}; exec "$@"', "sh", *command]
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(
             command,
@@ -121,7 +131,7 @@ def started(
 
 
 def dispatch(
-    folder: Path, sandbox: Sandbox | None, *arguments: object, stdin: bytes = b"", seconds: float = SECONDS, **more: str
+    folder: Path, sandbox: Sandbox | None, *arguments: object, stdin: bytes = b"", seconds: float = SECONDS, **more: Any
 ) -> Ended:
     """Runs `dispatcher ARGUMENTS` to its end. AssertionError if it shows a traceback."""
     with started(folder, sandbox, *arguments, **more) as running:

@@ -58,6 +58,7 @@ def demo(keep: str | None, scale: int) -> int:
             ledger = ledger_in(settings, folder)
             status = execute(settings, sources, ledger, no_wait=False)
         show(run_async(compared(ledger)))
+    click.echo(f"kept: {folder}" if keep else "deleted: --keep DIR keeps job files, ledger and results", err=True)
     return status
 
 

@@ -50,6 +50,10 @@ class Display:
                 f"{done} of {progress.accepted}{' (reading)' if progress.reading else ''}: {_described(progress)}"
             )
 
+    def stopping(self) -> None:
+        """Says what a stop waits for, and how not to wait."""
+        click.echo("stopping once what is on the wire is answered; a second signal ends it at once", err=True)
+
     def ended(self, file: JobFile, tally: dict[State, int], folder: Path) -> None:
         """One line for each job file at the end."""
         parts = [f"{tally[state]} {state}" for state in FINAL_STATES if tally[state]]

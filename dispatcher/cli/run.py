@@ -37,6 +37,7 @@ def execute(settings: Settings, given: list[Source], ledger: Path, *, no_wait: b
             ledger=ledger,
             no_wait=no_wait,
             report=display.report,
+            stopping=display.stopping,
             ended=display.ended,
         )
         return run_async(run_files(request))

@@ -1,8 +1,11 @@
 """`dispatcher status`."""
 
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+import anyio
 import click
 import msgspec
 from rich.console import Console
@@ -10,11 +13,17 @@ from rich.table import Table
 
 from dispatcher.admin.control import ask
 from dispatcher.cli.options import configure_logs, existing_ledger, run_async, settings_from
-from dispatcher.errors import UsageError
+from dispatcher.errors import LedgerHeldError, UsageError
+from dispatcher.interfaces import Ledger
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.results import Results
 from dispatcher.service import SystemClock
 from dispatcher.status import FileStatus, JobStatus, Status, jobs_named, overview
+
+T = TypeVar("T")
+
+OWNER_SECONDS = 5.0
+"""How long a process may own the ledger without answering: it starts, recovers, or ends."""
 
 
 @click.command()
@@ -42,40 +51,43 @@ def status(
 
 
 async def _overview(ledger: Path) -> Status:
-    said = await ask(ledger, {"command": "status"})
-    if said is not None:
-        return msgspec.convert(said, Status)
-    opened = await open_sqlite(ledger)
-    try:
-        return await overview(opened, time.time(), None)
-    finally:
-        await opened.aclose()
+    return await _asked(ledger, {"command": "status"}, Status, lambda opened: overview(opened, time.time(), None))
 
 
 async def _jobs(ledger: Path, id: str) -> list[JobStatus]:
-    said = await ask(ledger, {"command": "status", "job": id})
-    if said is not None:
-        return msgspec.convert(said, list[JobStatus])
-    opened = await open_sqlite(ledger)
-    try:
-        return await jobs_named(opened, id)
-    finally:
-        await opened.aclose()
+    request = {"command": "status", "job": id}
+    return await _asked(ledger, request, list[JobStatus], lambda opened: jobs_named(opened, id))
 
 
 async def _partial(ledger: Path, folder: Path) -> list[str]:
-    said = await ask(ledger, {"command": "partial", "folder": str(folder)})
-    if said is not None:
-        return msgspec.convert(said, list[str])
-    opened = await open_sqlite(ledger)
-    try:
+    async def write(opened: Ledger) -> list[str]:
         results = Results(opened, SystemClock(), None, 0)
         files = await opened.files()
         for file in files:
             await results.write(file, folder / file.name)
         return [str(folder / file.name) for file in files]
-    finally:
-        await opened.aclose()
+
+    return await _asked(ledger, {"command": "partial", "folder": str(folder)}, list[str], write)
+
+
+async def _asked(path: Path, request: dict[str, Any], kind: type[T], read: Callable[[Ledger], Awaitable[T]]) -> T:
+    """The owner's answer, or what the ledger itself says. An owner that starts or ends does not answer: it is asked again."""
+    end = time.monotonic() + OWNER_SECONDS
+    while True:
+        said = await ask(path, request)
+        if said is not None:
+            return msgspec.convert(said, kind)
+        try:
+            ledger = await open_sqlite(path)
+        except LedgerHeldError:
+            if time.monotonic() > end:
+                raise
+            await anyio.sleep(0.1)
+            continue
+        try:
+            return await read(ledger)
+        finally:
+            await ledger.aclose()
 
 
 def _show_job(id: str, found: list[JobStatus], *, as_json: bool) -> int:

@@ -21,7 +21,7 @@ BAD = {
     b'{"payload":1,"paylod":2}': ("invalid_field", "paylod"),
     b'{"payload":1,"payload_path":"x"}': ("invalid_field", "2 are there"),
     b'{"id":"empty"}': ("invalid_field", "none is there"),
-    b'{"id":"twin","payload":2}': ("duplicate_id", "twin"),
+    b'{"id":"twin","payload":2}': ("duplicate_id", "line 1"),
     b'{"payload":"' + b"x" * 2_000 + b'"}': ("line_too_long", "1500"),
     b'{"payload":"\xff"}': ("invalid_encoding", "UTF-8"),
     b'{"payload_base64":"?"}': ("invalid_field", "base64"),
@@ -103,7 +103,6 @@ def test_archives_and_stdin_are_read_like_files(tmp_path: Path, sandbox: Sandbox
         (tmp_path / "record.jsonl").write_bytes(b"")
         well(run(tmp_path, sandbox, name))
         audit(jobs, tmp_path / f"{name}.results", sandbox)
-        assert list((tmp_path / f"{name}.results" / "work").glob("*jsonl*")) == []
 
 
 @pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.jsonl.zst"])
@@ -115,6 +114,7 @@ def test_of_a_truncated_archive_nothing_is_accepted(name: str, tmp_path: Path, s
     assert ended.status == 2, ended.said
     assert name in ended.err
     assert sandbox.counts()["jobs"]["accepted"] == 0
+    assert list((tmp_path / f"{name}.results" / "work").glob("*jsonl*")) == [], "the broken copy is gone"
     assert '"files":[]' in dispatch(tmp_path, None, "status", name, "--json").out
 
 

@@ -1,0 +1,402 @@
+"""A small world for the core to live in: a ledger in memory, the service (`service`), and processes that may crash.
+
+The wiring is the one of `dispatcher.service.Engine`, on the loop's virtual time. The world outlives its processes: a
+process ends as a crash does, all its tasks cancelled, the ledger and the service as they are. What must always hold is
+noted in `violations` at the moment it is broken; `checks` looks at the rest when all is over.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+
+import anyio
+from anyio.abc import TaskGroup
+from msgspec import Struct
+from prometheus_client import CollectorRegistry
+
+from dispatcher.attempt import Job, Origin, Paths
+from dispatcher.fates import Fates
+from dispatcher.identity import inference_id
+from dispatcher.interfaces import FileSlice, Invocation
+from dispatcher.judge import Judge
+from dispatcher.lanes import Lane
+from dispatcher.ledger.memory import MemoryLedger
+from dispatcher.metrics import Metrics
+from dispatcher.model import (
+    FINAL_STATES,
+    OUTSTANDING_STATES,
+    Change,
+    Claim,
+    Cursor,
+    EndpointName,
+    Error,
+    FailureReason,
+    FileId,
+    InferenceId,
+    Intake,
+    JobFile,
+    JobKey,
+    JobRow,
+    Lost,
+    Move,
+    NewFile,
+    NewJob,
+    QueueId,
+    Rejection,
+    RunId,
+    Settled,
+    State,
+    Submission,
+    Transport,
+)
+from dispatcher.retry import RetryPolicy
+from dispatcher.router import route
+from dispatcher.tracker import Tracker
+from tests.core.service import LoopClock, Service, Weather
+
+MODEL = EndpointName("model")
+UNSENT_STATES = (State.ACCEPTED, State.CLAIMED, State.AMBIGUOUS)
+BATCH = 500
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A job as the test wants it. `gone`: its payload is not there any more when it is to be sent."""
+
+    endpoint: EndpointName = MODEL
+    size_bytes: int = 100
+    transport: Transport | None = None
+    ttl_seconds: int = 21_600
+    timeout_seconds: int = 900
+    gone: bool = False
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How the dispatcher under test is set up."""
+
+    seed: int = 0
+    staging: bool = True
+    share: float = 0.0
+    max_in_flight: int = 8
+    max_faults: int = 4
+    doubt_cap_seconds: float = 60.0
+    slack_seconds: float = 120.0
+    commit_seconds: float = 0.002
+    chosen_keys: bool = True
+
+
+class WatchedLedger(MemoryLedger):
+    """Takes its time to commit, and remembers which jobs went into doubt and when each one was settled."""
+
+    def __init__(self, clock: LoopClock, commit_seconds: float) -> None:
+        super().__init__()
+        self.lost: Counter[JobKey] = Counter()
+        self.settled_at: dict[JobKey, list[float]] = {}
+        self.moves: list[Move] = []
+        self._clock = clock
+        self._commit_seconds = commit_seconds
+
+    async def claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None = None) -> list[Claim]:
+        await anyio.sleep(self._commit_seconds)
+        return await super().claim(queue, limit, now, redirect)
+
+    async def record(self, moves: Sequence[Move]) -> None:
+        """A cancel before the change leaves nothing, one after it leaves everything: as with a disk."""
+        await anyio.sleep(self._commit_seconds)
+        self.moves += moves
+        self.lost.update(move.key for move in moves if isinstance(move, Lost))
+        for move in moves:
+            if isinstance(move, Settled):
+                self.settled_at.setdefault(move.key, []).append(self._clock.now())
+        await super().record(moves)
+
+
+class World:
+    """What is there before and after every process."""
+
+    def __init__(self, plan: Plan | None = None, weather: Weather | None = None) -> None:
+        self.plan = plan or Plan()
+        self.random = Random(self.plan.seed)
+        self.clock = LoopClock()
+        self.weather = weather or Weather()
+        self.ledger = WatchedLedger(self.clock, self.plan.commit_seconds)
+        self.service = Service(self.clock, self.weather)
+        self.violations: list[str] = []
+        self.files: dict[FileId, JobFile] = {}
+        self.keys: dict[InferenceId, tuple[FileId, int]] = {}
+        self._lines: dict[tuple[FileId, int], Line] = {}
+        self._metrics = Metrics(CollectorRegistry(), [])
+        self._process: Process | None = None
+        self.ledger.subscribe(self._on_changes)
+        self.service.before_send = self._on_send
+        self.service.before_discard = self._on_discard
+
+    # --- intake ---
+
+    async def add(self, name: str, lines: Sequence[Line], rejections: int = 0) -> JobFile:
+        """A job file whose jobs are durable when this returns. Line numbers begin at 1; rejected lines come last."""
+        file = await self._new_file(name)
+        for start in range(0, max(len(lines), 1), BATCH):
+            await self._accept(file, lines, start, rejections)
+        return file
+
+    async def _new_file(self, name: str) -> JobFile:
+        run = RunId(f"run{len(self.files):013}")
+        new = NewFile(
+            run_id=run, name=name, source=name, data_path=name, payload_root=".", size_bytes=0, taken_at=self.clock.now()
+        )
+        file = await self.ledger.add_file(new)
+        self.files[file.file_id] = file
+        if self._process is not None:
+            self._process.runs[file.file_id] = run
+        return file
+
+    async def _accept(self, file: JobFile, lines: Sequence[Line], start: int, rejections: int) -> None:
+        part = lines[start : start + BATCH]
+        final = start + len(part) == len(lines)
+        last = len(lines) + rejections
+        refused = [Rejection(n, None, FailureReason.INVALID_JSON, "") for n in range(len(lines) + 1, last + 1)]
+        await self.ledger.accept(
+            Intake(
+                file_id=file.file_id,
+                jobs=[self._job(file, start + n, line) for n, line in enumerate(part, 1)],
+                rejections=refused if final else [],
+                lines=len(part) + rejections * final,
+                cursor=Cursor(1 + start + len(part), last if final else start + len(part), ""),
+                final=final,
+            )
+        )
+
+    def _job(self, file: JobFile, number: int, line: Line) -> NewJob:
+        id = inference_id(file.run_id, number)
+        self.keys[id] = (file.file_id, number)
+        self._lines[file.file_id, number] = line
+        transport = route(line.size_bytes, line.transport, id, share=self.plan.share)
+        return NewJob(
+            line=number,
+            id=str(id),
+            endpoint=line.endpoint,
+            offset=0,
+            length=0,
+            size_bytes=line.size_bytes,
+            transport=transport,
+            has_metadata=False,
+        )
+
+    def line(self, id: InferenceId) -> Line:
+        """What the test wanted of the job that the service knows by this id."""
+        return self._lines[self.keys[id]]
+
+    # --- processes ---
+
+    @asynccontextmanager
+    async def process(self, *, look: bool = True) -> AsyncIterator["Process"]:
+        """A process that lives until the block ends, and then dies at once."""
+        process = Process(self)
+        await process.recover()
+        self._process = process
+        try:
+            async with anyio.create_task_group() as tasks:
+                process.start(tasks, look=look)
+                yield process
+                tasks.cancel_scope.cancel()
+        finally:
+            self._process = None
+
+    def _on_changes(self, changes: Sequence[Change]) -> None:
+        for endpoint in {change.queue.endpoint for change in changes if change.state is State.CLAIMED}:
+            claimed = self.total(State.CLAIMED, endpoint)
+            if claimed > 2 * self.plan.max_in_flight:
+                self.violations.append(f"{claimed} jobs are open on {endpoint}")
+        if self._process is not None:
+            self._process.on_changes(changes)
+
+    # --- what the dispatcher knows ---
+
+    def total(self, state: State, endpoint: EndpointName | None = None) -> int:
+        """How many jobs are in this state, on one endpoint or on all."""
+        queues = [queue for queue in self.ledger.queues() if endpoint in (None, queue.endpoint)]
+        return sum(self.ledger.tally(queue.queue_id)[state] for queue in queues)
+
+    def outstanding(self, file: JobFile | None = None) -> int:
+        """How many jobs have no final state."""
+        queues = [queue for queue in self.ledger.queues() if file is None or queue.file_id == file.file_id]
+        return sum(self.ledger.tally(queue.queue_id)[state] for queue in queues for state in OUTSTANDING_STATES)
+
+    async def rows(self, file: JobFile) -> list[JobRow]:
+        """All jobs of a file, in line order."""
+        return await self.ledger.rows(file.file_id, 0, len(self._lines))
+
+    async def row(self, id: str) -> JobRow:
+        """The job that the service knows by this id."""
+        return (await self.ledger.find(id))[0][1]
+
+    # --- what must hold at each moment ---
+
+    async def _on_send(self, invocation: Invocation) -> None:
+        if invocation.inference_id not in self.keys:
+            self.violations.append(f"{invocation.inference_id} was sent and is no job")
+            return
+        state = (await self.row(invocation.inference_id)).state
+        if state is not State.CLAIMED:
+            self.violations.append(f"{invocation.inference_id} was sent while it was {state}")
+
+    async def _on_discard(self, key: str) -> None:
+        state = (await self.row(key.rpartition("/")[2])).state
+        if state in FINAL_STATES:
+            self.violations.append(f"the input of {key} was deleted after the job was {state}")
+
+
+class Process:
+    """One life of a dispatcher; wired as the real one is."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.runs = {file.file_id: file.run_id for file in world.files.values()}
+        self.progressed = anyio.Event()
+        self._metrics = Metrics(CollectorRegistry(), [MODEL])
+        stager = world.service if world.plan.staging else None
+        self.fates = Fates(
+            ledger=world.ledger,
+            completions=world.service,
+            stager=stager,
+            clock=world.clock,
+            metrics=self._metrics,
+            doubt_cap_seconds=world.plan.doubt_cap_seconds,
+            runs=self.runs,
+            chosen_keys=world.plan.chosen_keys,
+        )
+        self.tracker = Tracker(ledger=world.ledger, fates=self.fates, clock=world.clock)
+        self.paths = Paths(invoker=world.service, stager=stager, clock=world.clock)
+        self.lanes: dict[EndpointName, Lane] = {}
+        self.judges: dict[EndpointName, Judge] = {}
+        self._tasks: TaskGroup | None = None
+        self._running = 0
+
+    async def recover(self) -> None:
+        """What was claimed when the last process died is in doubt: each such job may be sent once more."""
+        for file in self.world.files.values():
+            claimed = [row.key for row in await self.world.rows(file) if row.state is State.CLAIMED]
+            self.world.ledger.lost.update(claimed)
+        await self.world.ledger.recover(self.world.clock.now() + 5.0)
+        await self.tracker.resume()
+
+    def start(self, tasks: TaskGroup, *, look: bool) -> None:
+        self._tasks = tasks
+        tasks.start_soon(lambda: self.tracker.run(look=look))
+        for queue in self.world.ledger.queues():
+            self._lane(queue.endpoint).offer(queue)
+
+    def on_changes(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.state is State.ACCEPTED:
+                self._lane(change.queue.endpoint).offer(change.queue)
+            elif change.state is State.AMBIGUOUS:
+                self.tracker.doubtful()
+            elif change.state is State.SUBMITTED and not self._unsent(change.queue.queue_id):
+                self.tracker.filled(change.queue.queue_id)
+        self.progressed.set()
+
+    def _unsent(self, queue: QueueId) -> int:
+        tally = self.world.ledger.tally(queue)
+        return sum(tally[state] for state in UNSENT_STATES)
+
+    # --- waiting, always with an end ---
+
+    async def until(self, holds: Callable[[], bool], *, within: float = 60.0) -> None:
+        """Waits until it holds; TimeoutError after `within` virtual seconds."""
+        with anyio.fail_after(within):
+            while not holds():
+                self.progressed = anyio.Event()
+                with anyio.move_on_after(1.0):
+                    await self.progressed.wait()
+
+    async def finished(self, file: JobFile | None = None, *, within: float = 60.0) -> None:
+        """Waits until every job, of one file or of all, is final."""
+        await self.until(lambda: not self.world.outstanding(file), within=within)
+
+    async def drain(self, *, within: float = 30.0) -> None:
+        """Stops the lanes and waits until each has ended."""
+        for lane in self.lanes.values():
+            lane.stop()
+        await self.until(lambda: not self._running, within=within)
+
+    # --- parts ---
+
+    def _lane(self, endpoint: EndpointName) -> Lane:
+        if endpoint not in self.lanes:
+            self._metrics.add_endpoint(endpoint)
+            self.judges[endpoint] = self._judge(endpoint)
+            self.lanes[endpoint] = self._make_lane(endpoint)
+            assert self._tasks is not None
+            self._running += 1
+            self._tasks.start_soon(self._run, self.lanes[endpoint])
+        return self.lanes[endpoint]
+
+    async def _run(self, lane: Lane) -> None:
+        await lane.run()
+        self._running -= 1
+        self.progressed.set()
+
+    def _judge(self, endpoint: EndpointName) -> Judge:
+        return Judge(
+            endpoint,
+            paths=self.paths,
+            policy=RetryPolicy(max_faults=self.world.plan.max_faults),
+            discard_staged=True,
+            metrics=self._metrics,
+            chance=self.world.random.random,
+            doubt_seconds=self.fates.doubt_seconds,
+        )
+
+    def _make_lane(self, endpoint: EndpointName) -> Lane:
+        return Lane(
+            endpoint,
+            ledger=self.world.ledger,
+            load=self._load,
+            paths=self.paths,
+            judge=self.judges[endpoint],
+            max_in_flight=self.world.plan.max_in_flight,
+            metrics=self._metrics,
+            submitted=self._submitted,
+        )
+
+    def _submitted(self, submission: Submission) -> None:
+        self.tracker.note(submission)
+
+    async def _load(self, claims: Sequence[Claim]) -> list[Job | Settled]:
+        await anyio.sleep(0.001)
+        return [self._loaded(claim) for claim in claims]
+
+    def _loaded(self, claim: Claim) -> Job | Settled:
+        file = self.world.files[claim.file_id]
+        id = inference_id(file.run_id, claim.key.line)
+        line = self.world.line(id)
+        if line.gone:
+            return _gone(claim, self.world.clock.now())
+        return Job(
+            claim=claim,
+            origin=Origin(name=file.name, run_id=file.run_id, taken_at=file.taken_at),
+            endpoint=line.endpoint,
+            inference_id=id,
+            payload=None if claim.transport is Transport.REFERENCE else payload(id, line),
+            input_location=f"s3://given/{id}" if claim.transport is Transport.REFERENCE else None,
+            content_type="text/plain",
+            accept=None,
+            custom_attributes=None,
+            request_ttl_seconds=line.ttl_seconds,
+            invocation_timeout_seconds=line.timeout_seconds,
+            wait_seconds=line.ttl_seconds + line.timeout_seconds + self.world.plan.slack_seconds,
+            ready_at=self.world.clock.monotonic(),
+            chosen_key=self.world.plan.chosen_keys,
+        )
+
+
+def payload(id: InferenceId, line: Line) -> bytes | FileSlice:
+    """Bytes that tell the job, whatever its size is said to be; large ones are a slice of a file, as the real loader's are."""
+    return str(id).encode() if line.size_bytes <= 128_000 else FileSlice("large", 0, line.size_bytes)
+
+
+def _gone(claim: Claim, now: float) -> Settled:
+    error = Error(FailureReason.PAYLOAD_GONE, "gone")
+    return Settled(key=claim.key, prior=State.CLAIMED, state=State.DEAD, completed_at=now, error=error)
