@@ -63,7 +63,7 @@ class Judge:
         self.gate = Gate(chance)
         self.staging_gate = Gate(chance)
         self.parked = 0
-        """Jobs sent back since the S3 route closed; the worker that sends one back counts it."""
+        """Jobs sent back since the last probe of the closed S3 route; the worker that sends one back counts it."""
         self._endpoint = endpoint
         self._paths = paths
         self._policy = policy

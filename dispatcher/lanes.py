@@ -13,6 +13,7 @@ closed go back unsent. What must never happen: a job sent without a durable clai
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from typing import assert_never
 
 import anyio
 from msgspec import Struct
@@ -160,8 +161,8 @@ class Lane:
             return Take(queue, min(room, CLAIM_BATCH), probe=False)
         if self._open:
             return Wait(None)
-        if not self._judge.gate.take_probe(now):
-            return Wait(max(0.0, self._judge.gate.probe_at - now))
+        if now < self._judge.gate.probe_at:
+            return Wait(self._judge.gate.probe_at - now)
         return Take(queue, 1, probe=True)
 
     def _staging_blocked(self, now: float) -> bool:
@@ -196,6 +197,8 @@ class Lane:
             return
         self._open += len(claims)
         if step.probe:
+            # Only now: a queue with nothing due must not use up the probe.
+            self._judge.gate.take_probe(self._paths.clock.monotonic())
             self._probe = claims[0].key
         for claim, loaded in zip(claims, await self._load(claims), strict=True):
             if isinstance(loaded, Settled):
@@ -217,19 +220,21 @@ class Lane:
 
     async def _work(self) -> None:
         while (job := await self._ready.get()) is not None:
-            held = self._hold_back(job)
-            if held is not None:
-                self._note(held, job.claim)
-                continue
-            self._measure_waits(job)
-            outcome = await attempt(job, self._paths)
+            move = self._hold_back(job) or await self._send(job)
             if job.spill is not None:
                 await anyio.Path(job.spill).unlink(missing_ok=True)
-            match outcome:
-                case Taken():
-                    self._note(self._judge.taken(job, outcome), job.claim)
-                case Stopped():
-                    self._note(await self._judge.stopped(job, outcome), job.claim)
+            self._note(move, job.claim)
+
+    async def _send(self, job: Job) -> Move:
+        self._measure_waits(job)
+        outcome = await attempt(job, self._paths)
+        match outcome:
+            case Taken():
+                return self._judge.taken(job, outcome)
+            case Stopped():
+                return await self._judge.stopped(job, outcome)
+            case _:
+                assert_never(outcome)
 
     def _measure_waits(self, job: Job) -> None:
         self._metrics.slot_taken(self._paths.clock.monotonic() - job.ready_at)
@@ -244,7 +249,11 @@ class Lane:
         if self._judge.gate.reason is not None and job.key != self._probe:
             return Released(key=job.key, due_at=clock.now(), reason=self._judge.gate.reason, unsent=True)
         gate = self._judge.staging_gate
-        if job.claim.transport is not Transport.S3 or gate.reason is None or gate.take_probe(clock.monotonic()):
+        if job.claim.transport is not Transport.S3 or gate.reason is None:
+            return None
+        if gate.take_probe(clock.monotonic()):
+            # Whatever is parked comes back at about the same time, to be counted anew.
+            self._judge.parked = 0
             return None
         self._judge.parked += 1
         later = clock.now() + max(0.1, gate.probe_at - clock.monotonic())

@@ -1,8 +1,10 @@
 """When to look for results, and how often. Pure.
 
-A full shard's 1,000 jobs may cost 20 S3 calls. Half of that is a loan, spent on looks in vain; what a look finds pays for
-further ones. The first look comes when results are likely (the lane's own pace), each next one when the age has grown by
-half; when few calls are left, the steps grow so that the last one just reaches the deadline.
+A full shard's 1,000 jobs may cost 20 S3 calls. Most of that is a loan, spent on looks in vain; what a look finds pays for
+the rest. The first look comes when results are likely (the lane's own pace). From then on the age grows by one factor from
+look to look, such that the calls that are left just reach the deadline: a result is found before its age has grown by much
+more than that factor (2.5 where nothing is known of the lane), whenever it comes. A look that S3 did not answer is made
+again soon and costs nothing.
 """
 
 from collections import deque
@@ -10,15 +12,20 @@ from statistics import quantiles
 
 from msgspec import Struct
 
-LOAN_CALLS = 12
+LOAN_CALLS = 18
 """S3 calls for a shard before it has given a result."""
-RESULTS_PER_CALL = 125
+RESULTS_PER_CALL = 500
 """Found results that pay for one more call: with the loan, 20 for a full shard."""
+FAILURE_LOOKS = 2
+"""Failures are looked for in every so-many-th look at a shard, which costs a second call."""
+ASK_AGAIN_SECONDS = 2.0
+"""Pause after S3 could not say what is there; it doubles from one such answer to the next."""
+ASK_AGAIN_CAP_SECONDS = 60.0
+DUE_BATCH_SECONDS = 0.75
+"""Jobs whose deadlines pass so soon after each other expire in one look."""
 _FIRST_GUESS_SECONDS = 0.5
 _LEAST_SECONDS = 0.2
-_GROWTH = 1.5
-_LAST_CALLS = 5
-"""So few calls left are spread over the time until the deadline."""
+_LEAST_GROWTH = 1.5
 
 
 class Pace:
@@ -50,32 +57,46 @@ class Pace:
 class Progress(Struct, frozen=True, kw_only=True):
     """A shard as far as looking is concerned; times on the wall clock.
 
-    `filling`: jobs of it are still to be submitted. `calls`: S3 calls made for it, `found`: results they found.
+    `filling`: jobs of it are still to be submitted. `due_at`: the first deadline of a job in it, as far as known;
+    `deadline_at`: the last one. `looks`: how often it was looked at, `unanswered`: how many of the latest of these S3 did not
+    answer; `calls`: S3 calls answered, `found`: results they found.
     """
 
     filling: bool
     first_submitted_at: float
     last_submitted_at: float
+    due_at: float
     deadline_at: float
+    looks: int
+    unanswered: int
     calls: int
     found: int
 
 
 def next_look_at(progress: Progress, now: float, pace_seconds: float) -> float:
-    """When to look at the shard next, seen from `now`; never later than just after its deadline."""
+    """When to look at the shard next, seen from `now`."""
+    if progress.unanswered:
+        return now + ask_again_seconds(progress.unanswered)
     pace = max(pace_seconds, _LEAST_SECONDS) * 1.1
     start = progress.first_submitted_at if progress.filling else progress.last_submitted_at
-    if start + pace > now:
-        return min(start + pace, max(progress.deadline_at, now))
+    due_at = min(progress.due_at + DUE_BATCH_SECONDS, progress.deadline_at)
+    if not progress.looks:
+        return max(min(start + pace, due_at), now)
     if now >= progress.deadline_at:
-        return now + pace
-    age = now - start
-    return min(start + age * _growth(progress, (progress.deadline_at - start) / age), progress.deadline_at)
+        return now + min(max(pace, (now - progress.deadline_at) / 2), ASK_AGAIN_CAP_SECONDS)
+    age = max(now - start, _LEAST_SECONDS)
+    # Pace alone would creep: while only the fast ones have come, it says that the rest is due any moment.
+    look_at = start + max(pace, age * _growth(progress, (progress.deadline_at - start) / age))
+    return max(min(look_at, due_at), now + _LEAST_SECONDS)
+
+
+def ask_again_seconds(unanswered: int) -> float:
+    """The pause after so many looks in a row that S3 did not answer."""
+    return min(ASK_AGAIN_CAP_SECONDS, ASK_AGAIN_SECONDS * 2.0 ** min(unanswered - 1, 16))
 
 
 def _growth(progress: Progress, stretch: float) -> float:
     """By how much the age grows until the next look; `stretch` is how many ages the deadline is away."""
     left = LOAN_CALLS + progress.found // RESULTS_PER_CALL - progress.calls
-    if left > _LAST_CALLS:
-        return _GROWTH
-    return max(float(stretch ** (1 / max(left, 1))), _GROWTH)
+    looks = max(left / (1 + 1 / FAILURE_LOOKS), 1.0)
+    return max(float(max(stretch, 1.0) ** (1 / looks)), _LEAST_GROWTH)

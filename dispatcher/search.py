@@ -20,7 +20,11 @@ CALLS_AT_ONCE = 16
 
 
 class Sought(Struct, frozen=True, kw_only=True):
-    """What is there, and what nobody could say; every other place is empty. `calls`: S3 requests made."""
+    """What is there, and what nobody could say; every other place is empty.
+
+    `calls`: S3 requests that were answered. HEADs side by side count as one, or a bucket without LIST would use up in
+    one look what a shard may cost, and its stragglers would not be looked for until their deadline.
+    """
 
     found: dict[JobKey, Found]
     unasked: frozenset[JobKey]
@@ -62,7 +66,7 @@ class Search:
             if listing.reason is FailureReason.ACCESS_DENIED:
                 self._denied.add(_bucket(folder))
                 return await self._heads(folder, names)
-            return Sought(found={}, unasked=frozenset(names), calls=1)
+            return Sought(found={}, unasked=frozenset(names), calls=0)
         objects = {one.uri.rpartition("/")[2]: one for one in listing.objects}
         found = {key: objects[name] for key, name in names.items() if name in objects}
         if listing.complete:
@@ -83,7 +87,7 @@ class Search:
                 found[key] = answer
 
         await side_by_side(look, list(names))
-        return Sought(found=found, unasked=frozenset(unasked), calls=len(names))
+        return Sought(found=found, unasked=frozenset(unasked), calls=int(len(unasked) < len(names)))
 
 
 T = TypeVar("T")

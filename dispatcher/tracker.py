@@ -27,15 +27,11 @@ from dispatcher.model import (
     State,
     Submission,
 )
-from dispatcher.polling import Progress, next_look_at
+from dispatcher.polling import FAILURE_LOOKS, Progress, ask_again_seconds, next_look_at
 
 LOOKERS = 8
 """Shards that are looked at side by side."""
 DOUBT_BATCH = 500
-ASK_AGAIN_SECONDS = 2.0
-"""Pause after S3 could not say whether an ambiguous job's output is there."""
-FAILURE_LOOKS = 2
-"""Failures are looked for in every so-many-th look at a shard."""
 SLEEP_MAX_SECONDS = 60.0
 """Times are wall times; a clock that jumps is noticed after this long."""
 
@@ -45,8 +41,10 @@ ShardKey = tuple[QueueId, int]
 class Watch(Struct, kw_only=True):
     """A shard that waits for results. Only the tracker writes it.
 
-    `calls` is how many S3 calls it has cost, `found` how many results they found, `noted` how many receipts came in since
-    this process watches, `look_at` its place in the schedule, `looking` whether a look is under way: never two at once.
+    `due_at` is the first deadline of its jobs, as far as known, `deadline_at` the last one; `calls` is how many S3 calls it
+    has cost, `found` how many results they found, `unanswered` how many of the latest looks S3 did not answer, `noted` how
+    many receipts came in since this process watches, `look_at` its place in the schedule, `looking` whether a look is under
+    way: never two at once.
     """
 
     key: ShardKey
@@ -54,11 +52,13 @@ class Watch(Struct, kw_only=True):
     filling: bool
     first_submitted_at: float
     last_submitted_at: float
+    due_at: float
     deadline_at: float
     calls: int = 0
     found: int = 0
     looks: int = 0
     looking: bool = False
+    unanswered: int = 0
     noted: int = 0
     look_at: float = 0.0
 
@@ -99,6 +99,7 @@ class Tracker:
                     filling=True,
                     first_submitted_at=submission.submitted_at,
                     last_submitted_at=submission.submitted_at,
+                    due_at=submission.deadline_at,
                     deadline_at=submission.deadline_at,
                     noted=submission.jobs,
                 )
@@ -106,6 +107,7 @@ class Tracker:
             return
         watch.noted += submission.jobs
         watch.last_submitted_at = max(watch.last_submitted_at, submission.submitted_at)
+        watch.due_at = min(watch.due_at, submission.deadline_at)
         watch.deadline_at = max(watch.deadline_at, submission.deadline_at)
         if watch.filling and watch.noted >= SHARD_JOBS:
             watch.filling = False
@@ -171,7 +173,10 @@ class Tracker:
             filling=watch.filling,
             first_submitted_at=watch.first_submitted_at,
             last_submitted_at=watch.last_submitted_at,
+            due_at=watch.due_at,
             deadline_at=watch.deadline_at,
+            looks=watch.looks,
+            unanswered=watch.unanswered,
             calls=watch.calls,
             found=watch.found,
         )
@@ -211,12 +216,16 @@ class Tracker:
         queue = self._fates.queue(watch.key[0])
         now = self._clock.now()
         jobs = [job for job in await self._ledger.open_jobs(*watch.key) if job.receipt is not None]
+        found = watch.found
         missing = await self._fates.outputs(queue, jobs, watch.count)
+        answered = watch.found - found + len(missing) == len(jobs)
+        watch.unanswered = 0 if answered else watch.unanswered + 1
         missing = [job for job in missing if job.state is State.SUBMITTED]
         overdue = [job for job in missing if job.due_at <= now]
         if overdue or (missing and watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1):
             missing = await self._fates.failures(queue, missing, watch.count)
         await self._fates.expire(queue, [job for job in missing if job.due_at <= now])
+        watch.due_at = min((job.due_at for job in missing if job.due_at > now), default=watch.deadline_at)
         watch.looks += 1
 
     async def _refresh(self, watch: Watch) -> None:
@@ -232,7 +241,6 @@ class Tracker:
             self._plan(watch)
             return
         watch.filling = shard.unsent > 0
-        watch.first_submitted_at = shard.first_submitted_at
         watch.last_submitted_at = shard.last_submitted_at
         watch.deadline_at = shard.last_deadline_at
         self._plan(watch)
@@ -240,13 +248,17 @@ class Tracker:
     # --- doubts -------------------------------------------------------------------------------------------------------
 
     async def _resolve_doubts(self) -> None:
+        unanswered = 0
         while True:
             self._doubted.clear()
             jobs = await self._ledger.ambiguous(self._clock.now(), DOUBT_BATCH)
             if not jobs:
                 await self._wait_for_doubts()
-            elif not await self._fates.doubts(jobs):
-                await anyio.sleep(ASK_AGAIN_SECONDS)
+            elif await self._fates.doubts(jobs):
+                unanswered = 0
+            else:
+                unanswered += 1
+                await anyio.sleep(ask_again_seconds(unanswered))
 
     async def _wait_for_doubts(self) -> None:
         due_at = await self._ledger.next_ambiguous_at()
@@ -263,5 +275,6 @@ class Tracker:
             filling=shard.unsent > 0,
             first_submitted_at=shard.first_submitted_at,
             last_submitted_at=shard.last_submitted_at,
+            due_at=shard.last_deadline_at,
             deadline_at=shard.last_deadline_at,
         )

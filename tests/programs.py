@@ -142,6 +142,7 @@ def dispatch(
         ended = running.end(seconds)
     assert "Traceback" not in ended.err, ended.err
     assert "Warning" not in ended.err, ended.err
+    assert '"error"' not in ended.err, ended.err
     return ended
 
 

@@ -33,17 +33,17 @@ async def control_socket(ledger: Path, answer: Answer) -> AsyncIterator[None]:
     """Answers while the block runs. Only for the ledger's owner: an old socket is removed first."""
     path = socket_path(ledger)
     path.unlink(missing_ok=True)
-    with _short_name(path) as name:
+    with _short_name(path) as name:  # until the server is closed, which removes the socket by this name
         before = os.umask(0o177)
         try:
             server = await asyncio.start_unix_server(_talker(answer), name, limit=REQUEST_MAX_BYTES)
         finally:
             os.umask(before)
-    try:
-        yield
-    finally:
-        server.close()
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            server.close()
+            path.unlink(missing_ok=True)
 
 
 async def ask(ledger: Path, request: dict[str, Any]) -> Any | None:

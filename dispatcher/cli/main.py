@@ -1,6 +1,7 @@
 """The command `dispatcher`: its subcommands, and the one place where an error becomes a message and an exit status."""
 
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -11,6 +12,8 @@ from dispatcher.cli.status import status
 from dispatcher.cli.validate import validate
 from dispatcher.errors import DispatcherError
 from dispatcher.sandbox.__main__ import main as sandbox
+
+DISTRIBUTION = "sagemaker-dispatcher"
 
 EXIT_CODES = """\b
 Exit status:
@@ -24,8 +27,15 @@ Exit status:
 """
 
 
+def _version() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown (run from a source tree that was never installed)"
+
+
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="sagemaker-dispatcher")
+@click.version_option(_version(), prog_name="dispatcher")
 def cli() -> None:
     """Dispatches inference jobs to Amazon SageMaker AI async endpoints, durably, and brings their results back."""
 

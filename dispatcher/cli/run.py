@@ -25,7 +25,10 @@ def run(files: tuple[str, ...], no_wait: bool, **flags: Any) -> int:
     settings = settings_from(flags)
     configure_logs(settings, quiet=True)
     output = output_of(settings, files)
-    return execute(settings, sources(files, output), ledger_in(settings, output), no_wait=no_wait)
+    ledger = ledger_in(settings, output)
+    if not ledger.exists():
+        _check_exist(files)
+    return execute(settings, sources(files, output), ledger, no_wait=no_wait)
 
 
 def execute(settings: Settings, given: list[Source], ledger: Path, *, no_wait: bool) -> int:
@@ -41,6 +44,13 @@ def execute(settings: Settings, given: list[Source], ledger: Path, *, no_wait: b
             ended=display.ended,
         )
         return run_async(run_files(request))
+
+
+def _check_exist(files: tuple[str, ...]) -> None:
+    """Before anything is made: a misspelt name shall not leave a folder behind."""
+    absent = [file for file in files if file != "-" and not Path(file).exists()]
+    if absent:
+        raise UsageError(f"no such job file: {', '.join(absent)}")
 
 
 def output_of(settings: Settings, files: tuple[str, ...]) -> Path:

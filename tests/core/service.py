@@ -6,8 +6,8 @@ while the dispatcher under test is dead. A test changes the `Weather` at any tim
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from math import floor
 
 import anyio
@@ -185,11 +185,6 @@ class Service:
             return failed
         folder, name = _split(location)
         return self._folders[folder][name].content[:max_bytes] if self._visible(location) else None
-
-    @asynccontextmanager
-    async def open(self, location: str, max_bytes: int) -> AsyncIterator[AsyncIterator[bytes] | Fault]:
-        raise NotImplementedError
-        yield
 
     async def _s3(self, operation: str, place: str) -> Fault | None:
         self.calls[operation] += 1

@@ -152,6 +152,7 @@ def test_what_is_final_can_be_had_while_stragglers_are_waited_for(tmp_path: Path
     sandbox.patch(endpoints={ENDPOINT: {"delay_every": 10, "delay_seconds": 300.0}})
     numbered(40).write(tmp_path / "jobs.jsonl")
     with started(tmp_path, sandbox, "run", "jobs.jsonl", *RUN) as running:
+        until((tmp_path / "jobs.jsonl.results" / "ledger.db").exists)
         until(lambda: partial(tmp_path, running) == 36)
         summary = json.loads((tmp_path / "so-far" / "jobs.jsonl" / "summary.json").read_bytes())
         assert (summary["succeeded"], summary["outstanding"]) == (36, 4)
@@ -184,9 +185,9 @@ def test_a_damaged_ledger_is_not_gone_on_with(tmp_path: Path, sandbox: Sandbox) 
 
 
 def test_a_disk_that_takes_no_more_ends_the_run_and_room_lets_it_go_on(tmp_path: Path, sandbox: Sandbox) -> None:
-    jobs = numbered(10_000)
+    jobs = numbered(4_000)
     jobs.write(tmp_path / "jobs.jsonl")
-    full = run(tmp_path, sandbox, "jobs.jsonl", file_blocks=2_500)
+    full = run(tmp_path, sandbox, "jobs.jsonl", file_blocks=2_100)
     assert full.status == 4, full.said
     assert "ledger.db" in full.err
     again = run(tmp_path, sandbox, "jobs.jsonl")

@@ -25,11 +25,11 @@ with start_sandbox() as sandbox:
 
 
 @contextmanager
-def python(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process that is killed at the end if it still runs."""
+def python(*arguments: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process that is killed at the end if it still runs; `env` is added to its environment."""
     command = [sys.executable, *arguments]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as child:
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, stdin=pipe, stdout=pipe, stderr=pipe) as child:
         try:
             yield child
         finally:
@@ -65,8 +65,8 @@ def test_settings_that_make_no_sense_end_it_with_status_2() -> None:
         assert b"no_such" in errors
 
 
-def test_it_ends_when_its_parent_is_killed() -> None:
-    with python("-c", HOLDER) as parent:
+def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    with python("-c", HOLDER, TMPDIR=str(tmp_path)) as parent:
         pid = first_line(parent)
         os.kill(pid, 0)
         parent.kill()
