@@ -7,8 +7,8 @@ crash leaves: at the next start it is looked for before it is sent again.
 from msgspec import Struct
 
 from dispatcher.identity import filename, input_key, output_path_extension
-from dispatcher.interfaces import Clock, Fault, FileSlice, Invocation, Invoker, Stager
-from dispatcher.model import Claim, EndpointName, InferenceId, JobKey, Receipt, RunId, Transport
+from dispatcher.interfaces import Clock, Fault, FaultKind, FileSlice, Invocation, Invoker, Stager
+from dispatcher.model import Claim, EndpointName, FailureReason, InferenceId, JobKey, Receipt, RunId, Transport
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -70,6 +70,15 @@ class Paths(Struct, frozen=True, kw_only=True):
     clock: Clock
 
 
+_NOWHERE_TO_STAGE = Fault(
+    kind=FaultKind.REFUSED,
+    reason=FailureReason.STAGING_NOT_SET,
+    code="StagingNotSet",
+    message="the job was accepted to travel by S3, and there is no staging prefix now",
+)
+"""Intake rejects what cannot be staged; but a run may be gone on with under other settings."""
+
+
 async def attempt(job: Job, paths: Paths) -> Taken | Stopped:
     """Sends the job once, by the transport of its claim."""
     started = paths.clock.monotonic()
@@ -86,8 +95,9 @@ async def attempt(job: Job, paths: Paths) -> Taken | Stopped:
 
 
 async def _stage(job: Job, paths: Paths) -> str | Fault:
-    assert paths.stager is not None, "intake rejects what cannot be staged, and lanes redirect only where they can"
     assert job.payload is not None, "a reference is never routed by S3"
+    if paths.stager is None:
+        return _NOWHERE_TO_STAGE
     return await paths.stager.stage(input_key(job.inference_id), job.payload, job.content_type)
 
 

@@ -25,10 +25,10 @@ def run(files: tuple[str, ...], no_wait: bool, **flags: Any) -> int:
     settings = settings_from(flags)
     configure_logs(settings, quiet=True)
     output = output_of(settings, files)
-    ledger = ledger_in(settings, output)
+    given, ledger = sources(files, output), ledger_in(settings, output)
     if not ledger.exists():
         _check_exist(files)
-    return execute(settings, sources(files, output), ledger, no_wait=no_wait)
+    return execute(settings, given, ledger, no_wait=no_wait)
 
 
 def execute(settings: Settings, given: list[Source], ledger: Path, *, no_wait: bool) -> int:

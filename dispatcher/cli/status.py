@@ -1,5 +1,6 @@
 """`dispatcher status`."""
 
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from dispatcher.status import FileStatus, JobStatus, Status, jobs_named, overvie
 
 T = TypeVar("T")
 
+PLAIN_WIDTH = 200
+"""Characters in a line where no terminal says how many there are: enough to cut nothing off."""
 OWNER_SECONDS = 5.0
 """How long a process may own the ledger without answering: it starts, recovers, or ends."""
 
@@ -113,7 +116,7 @@ def _show(status: Status, *, as_json: bool) -> None:
         table.add_column(name, justify="left" if name in ("job file", "results") else "right")
     for file in status.files:
         table.add_row(*_cells(file))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     console.print(table)
     for lane in status.lanes:
         paused = f"; paused: {', '.join(lane.paused)}" if lane.paused else ""

@@ -7,6 +7,7 @@ came in one turn of the event loop, and when its next time is due; there is no t
 import asyncio
 import time
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,11 +17,14 @@ from dispatcher.sandbox.counts import Counts
 from dispatcher.sandbox.inference import Ended, Endpoint, Job, Result
 from dispatcher.sandbox.locations import Locations
 from dispatcher.sandbox.messages import Answer, Manner, Reply, Request, new_id
-from dispatcher.sandbox.objects import Store, StoredObject
+from dispatcher.sandbox.objects import Bucket, Store, StoredObject
 from dispatcher.sandbox.record import Accepted, Finished, Recorder, Verdict
 from dispatcher.sandbox.rules import Asked
 from dispatcher.sandbox.settings import EndpointSettings, FaultKind, FaultRule, Settings
 from dispatcher.sandbox.signing import Refusal
+
+if TYPE_CHECKING:
+    from dispatcher.sandbox.foreign import Foreign
 
 _JSON = ("Content-Type", "application/json")
 _VERDICTS: dict[FaultKind, Verdict] = {
@@ -50,6 +54,8 @@ class Runtime:
         self._random = Random(settings.seed)
         self._drivers: dict[str, _Driver] = {}
         self._number = 0
+        self.foreign: Foreign | None = None
+        """Where inputs come from and results go to, if not the sandbox's own store; set once, before the first request."""
         self.replace(settings)
 
     def replace(self, settings: Settings) -> None:
@@ -89,8 +95,21 @@ class Runtime:
         where = locations.choose(options, self._settings.region, asked.extension, asked.filename)
         job = self._job(asked, body, where)
         self._note(name, asked, job, fault)
-        driver.submit(job)
+        self._submit(driver, job)
         return _accepted(job, fault)
+
+    def _submit(self, driver: "_Driver", job: Job) -> None:
+        if self.foreign is None or job.input_location is None:
+            driver.submit(job)
+            return
+        bucket, key = locations.parse(job.input_location)
+
+        def fetched(blob: Blob | None) -> None:
+            if blob is not None:
+                self._keep(bucket, key, StoredObject(blob, time.time(), job.content_type or ""))
+            driver.submit(job)
+
+        self.foreign.fetch(bucket, key, fetched)
 
     def settle(self, endpoint: str, options: EndpointSettings, ended: Ended) -> None:
         """Writes what an ended job leaves behind."""
@@ -158,11 +177,17 @@ class Runtime:
 
     def _write(self, location: str, blob: Blob, content_type: str) -> bool:
         bucket, key = locations.parse(location)
+        if self.foreign is not None:
+            self.foreign.put(bucket, key, blob, content_type)
+            return True
         into = self._store.buckets.get(bucket)
         if into is None:
             return False
         into.put(key, StoredObject(blob, time.time(), content_type))
         return True
+
+    def _keep(self, bucket: str, key: str, stored: StoredObject) -> None:
+        self._store.buckets.setdefault(bucket, Bucket()).put(key, stored)
 
 
 class _Driver:

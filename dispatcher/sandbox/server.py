@@ -6,6 +6,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dispatcher.errors import UsageError
 from dispatcher.sandbox.app import App
@@ -13,6 +14,9 @@ from dispatcher.sandbox.control import Control
 from dispatcher.sandbox.record import Recorder
 from dispatcher.sandbox.settings import Settings
 from dispatcher.sandbox.wire import Connection
+
+if TYPE_CHECKING:
+    from dispatcher.sandbox.foreign import Foreign
 
 BACKLOG = 4_096
 
@@ -35,7 +39,7 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         app = App(settings, Path(folder), recorder)
         app.control = Control(app).answer
         try:
-            async with await _listen(settings, app, connections) as server:
+            async with _foreign(settings) as app.runtime.foreign, await _listen(settings, app, connections) as server:
                 try:
                     yield server.sockets[0].getsockname()[1]
                 finally:
@@ -43,6 +47,18 @@ async def running(settings: Settings) -> AsyncIterator[int]:
                         connection.close()
         finally:
             app.runtime.stop()
+
+
+@contextlib.asynccontextmanager
+async def _foreign(settings: Settings) -> AsyncIterator["Foreign | None"]:
+    if settings.s3_url is None:
+        yield None
+        return
+    # Here, because it brings the whole SDK, a third of a second that no other sandbox needs to start.
+    from dispatcher.sandbox.foreign import foreign
+
+    async with foreign(settings, settings.s3_url) as opened:
+        yield opened
 
 
 async def _listen(settings: Settings, app: App, connections: set[Connection]) -> asyncio.Server:

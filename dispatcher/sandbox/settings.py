@@ -103,7 +103,10 @@ class EndpointSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A sandbox. `port` 0 takes a free one; `record` is the path of the record (None: none is kept)."""
+    """A sandbox. `port` 0 takes a free one; `record` is the path of the record (None: none is kept).
+
+    `s3_url` names an S3 that is not the sandbox's: inputs are read from there and results written there, with the same keys.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -119,13 +122,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     time_scale: float = 1.0
     seed: int = 0
     buckets: tuple[str, ...] = ("sandbox-in", "sandbox-out")
+    s3_url: str | None = None
     list_denied: bool = False
     endpoints: dict[str, EndpointSettings] = msgspec.field(default_factory=lambda: {"sandbox": EndpointSettings()})
     faults: tuple[FaultRule, ...] = ()
     rate_limits: dict[Operation, RateLimit] = {}
 
 
-FIXED = ("host", "port", "tls_certificate", "tls_key", "record", "work_dir", "seed")
+FIXED = ("host", "port", "tls_certificate", "tls_key", "record", "work_dir", "seed", "s3_url")
 
 
 def load(source: Mapping[str, Any] | str | Path) -> Settings:

@@ -53,8 +53,12 @@ def _end(world: World, row: JobRow, taken: list[Acceptance]) -> list[str]:
     if row.state not in FINAL_STATES:
         return []
     at = world.ledger.settled_at[row.key][-1]
-    output = min((since for one in taken if (since := world.service.visible_since(one.receipt.output_location))), default=None)
-    failure = min((since for one in taken if (since := world.service.visible_since(one.receipt.failure_location))), default=None)
+    output = min(
+        (since for one in taken if (since := world.service.visible_since(one.receipt.output_location))), default=None
+    )
+    failure = min(
+        (since for one in taken if (since := world.service.visible_since(one.receipt.failure_location))), default=None
+    )
     there = output is not None and output <= at
     if row.state is State.SUCCEEDED and not there:
         return ["succeeded without an output"]
@@ -79,7 +83,9 @@ def _identity(world: World, id: InferenceId, row: JobRow, taken: list[Acceptance
             found.append("has a receipt that the service never gave")
     for one in taken:
         body, location = one.invocation.body, one.invocation.input_location
-        if (body is None) == (location is None) or (body is not None and (body != str(id).encode() or row.size_bytes > INLINE_MAX_BYTES)):
+        if (body is None) == (location is None) or (
+            body is not None and (body != str(id).encode() or row.size_bytes > INLINE_MAX_BYTES)
+        ):
             found.append("was sent with a payload that is not its own")
         if location is not None and location not in (f"{STAGING}{id[:2]}/{id}", f"s3://given/{id}"):
             found.append("was sent with another's input")

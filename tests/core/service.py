@@ -144,7 +144,9 @@ class Service:
 
     def _place(self, invocation: Invocation) -> str:
         name = invocation.filename or f"{invocation.inference_id}-{len(self.sends)}.out"
-        extension = "" if self.weather.flat or invocation.output_path_extension is None else invocation.output_path_extension
+        extension = (
+            "" if self.weather.flat or invocation.output_path_extension is None else invocation.output_path_extension
+        )
         return "/".join(part for part in (invocation.endpoint, extension, name) if part)
 
     # --- Stager ---

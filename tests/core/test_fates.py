@@ -92,7 +92,9 @@ async def test_a_failure_object_without_output_fails_the_job_with_its_text() -> 
 
 
 async def test_without_a_failure_location_a_failed_job_expires() -> None:
-    world = World(Plan(slack_seconds=10.0), Weather(has_failure_path=False, runs=lambda _: Run(None, failure_after=1.0)))
+    world = World(
+        Plan(slack_seconds=10.0), Weather(has_failure_path=False, runs=lambda _: Run(None, failure_after=1.0))
+    )
     await world.add("jobs.jsonl", [SHORT] * 3)
     async with world.process() as process:
         await process.finished(within=110.0)

@@ -143,7 +143,13 @@ class World:
     async def _new_file(self, name: str) -> JobFile:
         run = RunId(f"run{len(self.files):013}")
         new = NewFile(
-            run_id=run, name=name, source=name, data_path=name, payload_root=".", size_bytes=0, taken_at=self.clock.now()
+            run_id=run,
+            name=name,
+            source=name,
+            data_path=name,
+            payload_root=".",
+            size_bytes=0,
+            taken_at=self.clock.now(),
         )
         file = await self.ledger.add_file(new)
         self.files[file.file_id] = file
@@ -182,6 +188,11 @@ class World:
             transport=transport,
             has_metadata=False,
         )
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every job line that was added."""
+        return list(self._lines.values())
 
     def line(self, id: InferenceId) -> Line:
         """What the test wanted of the job that the service knows by this id."""

@@ -35,7 +35,9 @@ def first_run(folder: Path, sandbox: Sandbox, *flags: object) -> dict[str, Row]:
     failing().write(folder / "jobs.jsonl")
     ended = run(folder, sandbox, "jobs.jsonl", *flags)
     assert ended.status == 1, ended.said
-    return {row["id"]: row for row in rows(folder / "jobs.jsonl.results" / "errors.jsonl") if row["status"] != "rejected"}
+    return {
+        row["id"]: row for row in rows(folder / "jobs.jsonl.results" / "errors.jsonl") if row["status"] != "rejected"
+    }
 
 
 def replay(folder: Path, sandbox: Sandbox, *flags: object) -> tuple[int, str]:
@@ -59,7 +61,9 @@ def test_a_replay_runs_what_did_not_succeed_and_leaves_the_original(tmp_path: Pa
     assert {row["id"]: row["metadata"] for row in again} == {id: row["metadata"] for id, row in failed.items()}
     summary = json.loads((results / "jobs.jsonl.replay-1" / "summary.json").read_bytes())
     assert (summary["lines"], summary["rejected"], summary["succeeded"]) == (4, 0, 4)
-    shas = {event["inference_id"]: event["payload_sha256"] for event in sandbox.record() if event["event"] == "accepted"}
+    shas = {
+        event["inference_id"]: event["payload_sha256"] for event in sandbox.record() if event["event"] == "accepted"
+    }
     for row in again:
         assert row["inference_id"] != failed[row["id"]]["inference_id"]
         assert shas[row["inference_id"]] == shas[failed[row["id"]]["inference_id"]], "the same bytes"

@@ -60,7 +60,16 @@ def test_a_mistake_is_told_in_a_line_and_ends_with_2(arguments: tuple[str, ...],
 
 
 def test_every_wrong_setting_is_named_at_once(tmp_path: Path) -> None:
-    flags = ("--endpoint", "-bad-", "--max-in-flight", "many", "--staging", "bucket/prefix", "--request-ttl-seconds", "5")
+    flags = (
+        "--endpoint",
+        "-bad-",
+        "--max-in-flight",
+        "many",
+        "--staging",
+        "bucket/prefix",
+        "--request-ttl-seconds",
+        "5",
+    )
     variables = {"DISPATCHER_NO_SUCH": "1", "DISPATCHER_LOG_LEVEL": "loud", "DISPATCHER_STAGED_INPUTS": "burn"}
     ended = dispatch(tmp_path, None, "run", "jobs.jsonl", *flags, **variables)
     assert ended.status == 2, ended.said

@@ -167,7 +167,9 @@ def test_metrics_are_served_while_it_runs(tmp_path: Path, sandbox: Sandbox) -> N
 def test_no_secret_is_ever_shown(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(
         secret_access_key=CANARIES["secret"],
-        faults=[{"operation": "invoke", "kind": kind, "count": 2} for kind in ("validation", "unavailable", "reset_after")],
+        faults=[
+            {"operation": "invoke", "kind": kind, "count": 2} for kind in ("validation", "unavailable", "reset_after")
+        ],
         endpoints={ENDPOINT: {"fail_every": 7}},
     )
     jobs = Jobs()

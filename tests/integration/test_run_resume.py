@@ -50,9 +50,7 @@ def test_a_finished_run_given_again_sends_nothing(tmp_path: Path, sandbox: Sandb
     jobs.reject(b"bad")
     jobs.write(tmp_path / "jobs.jsonl")
     first = run(tmp_path, sandbox, "jobs.jsonl")
-    before = {
-        name: (tmp_path / "jobs.jsonl.results" / name).read_bytes() for name in ("results.jsonl", "errors.jsonl")
-    }
+    before = {name: (tmp_path / "jobs.jsonl.results" / name).read_bytes() for name in ("results.jsonl", "errors.jsonl")}
     again = run(tmp_path, sandbox, "jobs.jsonl")
     assert (first.status, again.status) == (1, 1), again.said
     books = audit(jobs, tmp_path / "jobs.jsonl.results", sandbox)
