@@ -13,6 +13,7 @@ from dispatcher.model import (
     Change,
     Claim,
     EndpointName,
+    Error,
     FailureReason,
     FileId,
     InferenceId,
@@ -60,7 +61,8 @@ class Ledger(Protocol):
         """Adds the batch's jobs and rejections, moves the file's cursor. Returns the rejections made here.
 
         A job whose id is already in the file (or earlier in the batch) is not added but recorded as a rejection with
-        DUPLICATE_ID, and returned. Queues are made on first use; shards of up to SHARD_JOBS jobs are filled in line
+        DUPLICATE_ID, and returned. The jobs of a `rebuilt` file start ambiguous (`maybe_sent`, due at once, no attempts; the
+        Change has no prior), all others accepted. Queues are made on first use; shards of up to SHARD_JOBS jobs are filled in line
         order for each queue, their numbers unique within the file. `lines` and `rejected` of the file grow accordingly.
         A batch whose cursor lies at or before the file's own was accepted already: nothing changes, [] is returned; but a
         final one that brings nothing ends the intake.
@@ -127,6 +129,26 @@ class Ledger(Protocol):
 
     async def find(self, id: str) -> list[tuple[FileId, JobRow]]:
         """Every job with this id, over all files."""
+
+    async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
+        """Ends what is not on its way: the file's accepted jobs become `state`, CANCELLED or EXPIRED; returns how many.
+
+        With EXPIRED ambiguous ones as well. Claimed and submitted jobs are left alone: they end by themselves. Idempotent.
+        Jobs that are accepted later (intake goes on) are not touched by an earlier call.
+        """
+
+    async def prune(self, published_before: float, limit: int) -> int:
+        """Forgets up to `limit` jobs and rejections of files whose results were published before then, oldest first.
+
+        A file with nothing left is forgotten as well. Returns how many rows went; 0 says that nothing is left to prune.
+        `totals` do not change; `tally` of a forgotten queue is gone and its queue is no longer in `queues`.
+        """
+
+    def totals(self) -> dict[tuple[EndpointName, State], int]:
+        """How many jobs ever came into each state, by endpoint, over all processes and pruned files; for counters. Does not wait."""
+
+    def lines(self) -> tuple[int, int]:
+        """How many lines were ever accepted and rejected, likewise. Does not wait."""
 
     async def published(self, file: FileId, at: float) -> None:
         """The file's results stand; idempotent."""

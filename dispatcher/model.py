@@ -129,7 +129,9 @@ class NewFile(Struct, frozen=True, kw_only=True):
     """A job file at the moment it is taken up.
 
     `source` is the path the user named (absolute) or `-`; `data_path` is where its uncompressed lines are read from;
-    `payload_root` is the folder that `payload_path` is relative to; `size_bytes` is the size of `data_path`.
+    `payload_root` is the folder that `payload_path` is relative to; `size_bytes` is the size of `data_path`. What is not
+    submitted by `deadline_at` expires. `rebuilt`: the file was dispatched before by a ledger that was lost, so that any of
+    its jobs may have been sent.
     """
 
     run_id: RunId
@@ -139,6 +141,8 @@ class NewFile(Struct, frozen=True, kw_only=True):
     payload_root: str
     size_bytes: int
     taken_at: float
+    deadline_at: float | None = None
+    rebuilt: bool = False
 
 
 class JobFile(NewFile, frozen=True, kw_only=True):
