@@ -39,6 +39,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ledger: Annotated[str | None, Meta(description="Path of the ledger. Default: ledger.db in the output folder.")] = (
         None
     )
+    spool: Annotated[
+        str | None, Meta(description="Folder that holds inbox, work, done, failed and results of the service.")
+    ] = None
     listen: Annotated[
         str | None,
         Meta(description="HOST:PORT for /metrics, /healthz and /readyz. `run` serves none unless it is set."),
@@ -52,6 +55,23 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Attempts on the wire at once, per endpoint. 64 keeps one core busy at usual latencies.",
         ),
     ] = 64
+    min_in_flight: Annotated[
+        int,
+        Meta(ge=1, le=4096, description="The window in flight never shrinks below this, however much is throttled."),
+    ] = 1
+    max_outstanding: Annotated[
+        int | None,
+        Meta(
+            description="Most jobs submitted and not settled, per endpoint. Default: what the model gets done within the TTL."
+        ),
+    ] = None
+    requests_per_second: Annotated[
+        float | None,
+        Meta(description="Most InvokeEndpointAsync requests a second, per endpoint. Default: no limit of our own."),
+    ] = None
+    bytes_per_second: Annotated[
+        float | None, Meta(description="Most payload bytes a second, per endpoint. Default: no limit of our own.")
+    ] = None
     max_faults: Annotated[
         int, Meta(ge=1, le=100, description="Refusals of one job, while its lane is in doubt, after which it is dead.")
     ] = 4
@@ -135,6 +155,41 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Largest output that is collected; a larger one keeps its location only.",
         ),
     ] = 6_000_000
+    payload_root: Annotated[
+        str | None, Meta(description="Folder that payload_path is relative to in the service. Default: the inbox.")
+    ] = None
+    settle_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="A file in the inbox is taken when its size and time stood still for so long."),
+    ] = 2.0
+    scan_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="The inbox is scanned this often; file events only make it sooner.")
+    ] = 5.0
+    file_deadline_seconds: Annotated[
+        float | None,
+        Meta(description="What is not submitted so long after its job file was taken up expires. Default: never."),
+    ] = None
+    retention_seconds: Annotated[
+        float | None,
+        Meta(
+            description="Ledger rows, done/ and results/ of a job file are kept so long after it is published. Default: for ever."
+        ),
+    ] = None
+    disk_reserve_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Intake stops while less than this is free on the spool's disk; what was accepted goes on.",
+        ),
+    ] = 1024**3
+    drain_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="How long a stop waits for what is on the wire: less than the orchestrator's grace.",
+        ),
+    ] = 25.0
     line_max_bytes: Annotated[
         int,
         Meta(
