@@ -266,10 +266,10 @@ def _check_record(jobs: Jobs, of_us: Mapping[str, Row], record: list[Row]) -> in
         payload = jobs.payloads[of_us[event["inference_id"]]["line"]]
         if event["transport"] == "inline":
             assert event["payload_sha256"] == _sha256(payload)
-    for id, row in of_us.items():
+    for inference_id, row in of_us.items():
         if row["status"] != "succeeded":
             continue
-        end = ended[id, row["output_location"]]
+        end = ended[inference_id, row["output_location"]]
         payload = jobs.payloads[row["line"]]
         assert end["result"] == "completed"
         assert payload is None or end["payload_sha256"] == _sha256(payload)

@@ -178,3 +178,16 @@ async def test_a_bucket_that_is_gone_for_hours_still_does_not_slow_inline() -> N
             await process.finished(within=7_200.0)
         small = await world.add("small.jsonl", [Line()] * 1_000)
         await process.finished(small, within=30.0)
+
+
+async def test_a_run_gone_on_with_without_its_staging_prefix_waits_for_it_and_dispatches_the_rest() -> None:
+    world = World()
+    await world.add("jobs.jsonl", [Line(size_bytes=200_000), Line()] * 20)
+    world.plan = Plan(staging=False)
+    async with world.process() as process:
+        await process.until(lambda: world.total(State.SUCCEEDED) == 20)
+        assert paused(process) == [FailureReason.STAGING_NOT_SET]
+    world.plan = Plan()
+    async with world.process() as process:
+        await process.finished()
+    assert await findings(world) == []

@@ -53,7 +53,7 @@ from dispatcher.model import (
 from dispatcher.retry import RetryPolicy
 from dispatcher.router import route
 from dispatcher.tracker import Tracker
-from tests.core.service import LoopClock, Service, Weather
+from tests.core.service import STAGING, LoopClock, Service, Weather
 
 MODEL = EndpointName("model")
 UNSENT_STATES = (State.ACCEPTED, State.CLAIMED, State.AMBIGUOUS)
@@ -174,13 +174,13 @@ class World:
         )
 
     def _job(self, file: JobFile, number: int, line: Line) -> NewJob:
-        id = inference_id(file.run_id, number)
-        self.keys[id] = (file.file_id, number)
+        name = inference_id(file.run_id, number)
+        self.keys[name] = (file.file_id, number)
         self._lines[file.file_id, number] = line
-        transport = route(line.size_bytes, line.transport, id, share=self.plan.share)
+        transport = route(line.size_bytes, line.transport, name, share=self.plan.share)
         return NewJob(
             line=number,
-            id=str(id),
+            id=str(name),
             endpoint=line.endpoint,
             offset=0,
             length=0,
@@ -251,6 +251,9 @@ class World:
         state = (await self.row(invocation.inference_id)).state
         if state is not State.CLAIMED:
             self.violations.append(f"{invocation.inference_id} was sent while it was {state}")
+        location = invocation.input_location or ""
+        if location.startswith(STAGING) and location not in self.service.staged:
+            self.violations.append(f"{invocation.inference_id} was sent before its input was staged")
 
     async def _on_discard(self, key: str) -> None:
         state = (await self.row(key.rpartition("/")[2])).state
@@ -381,17 +384,17 @@ class Process:
 
     def _loaded(self, claim: Claim) -> Job | Settled:
         file = self.world.files[claim.file_id]
-        id = inference_id(file.run_id, claim.key.line)
-        line = self.world.line(id)
+        name = inference_id(file.run_id, claim.key.line)
+        line = self.world.line(name)
         if line.gone:
             return _gone(claim, self.world.clock.now())
         return Job(
             claim=claim,
             origin=Origin(name=file.name, run_id=file.run_id, taken_at=file.taken_at),
             endpoint=line.endpoint,
-            inference_id=id,
-            payload=None if claim.transport is Transport.REFERENCE else payload(id, line),
-            input_location=f"s3://given/{id}" if claim.transport is Transport.REFERENCE else None,
+            inference_id=name,
+            payload=None if claim.transport is Transport.REFERENCE else payload(name, line),
+            input_location=f"s3://given/{name}" if claim.transport is Transport.REFERENCE else None,
             content_type="text/plain",
             accept=None,
             custom_attributes=None,

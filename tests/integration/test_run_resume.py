@@ -79,6 +79,30 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, sandbox: Sa
     assert sound(tmp_path / "jobs.jsonl.results" / "ledger.db")
 
 
+def test_while_a_copy_is_made_one_signal_is_enough_and_the_next_start_tidies_up(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    work = tmp_path / "stdin.results" / "ledger.db.work"
+    with started(tmp_path, sandbox, "run", "-", *RUN) as running:
+        until(lambda: list(work.glob("*.part")) != [])
+        running.signal(signal.SIGINT)
+        assert running.end(5.0).status == 130
+    jobs = numbered(3)
+    ended = dispatch(tmp_path, sandbox, "run", "-", *RUN, stdin=b"\n".join(jobs.lines))
+    assert ended.status == 0, ended.said
+    assert [path.suffix for path in work.iterdir() if path.is_file()] == [""]
+    audit(jobs, tmp_path / "stdin.results", sandbox)
+
+
+def test_a_copy_is_found_again_from_another_folder(tmp_path: Path, sandbox: Sandbox) -> None:
+    lines = b"\n".join(numbered(3).lines)
+    assert dispatch(tmp_path, sandbox, "run", "-", *RUN, "--output", "out", stdin=lines).status == 0
+    (tmp_path / "sub").mkdir()
+    again = dispatch(tmp_path / "sub", sandbox, "run", "-", *RUN, "--output", "../out", stdin=lines)
+    assert again.status == 0, again.said
+    assert accepted(sandbox) == 3
+
+
 @pytest.mark.parametrize(("first", "second", "status"), [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGTERM", 143)])
 def test_a_second_signal_ends_it_at_once(
     first: str, second: str, status: int, tmp_path: Path, sandbox: Sandbox
@@ -180,6 +204,19 @@ def test_a_damaged_ledger_is_not_gone_on_with(tmp_path: Path, sandbox: Sandbox) 
     damaged = run(tmp_path, sandbox, "jobs.jsonl")
     assert damaged.status == 5, damaged.said
     assert "ledger.db" in damaged.err
+
+
+def test_results_that_cannot_be_written_are_written_by_the_same_command_later(tmp_path: Path, sandbox: Sandbox) -> None:
+    jobs = numbered(3)
+    jobs.write(tmp_path / "jobs.jsonl")
+    in_the_way = tmp_path / "jobs.jsonl.results" / "results.jsonl"
+    in_the_way.mkdir(parents=True)
+    ended = run(tmp_path, sandbox, "jobs.jsonl")
+    assert ended.status == 4, ended.said
+    in_the_way.rmdir()
+    again = run(tmp_path, sandbox, "jobs.jsonl")
+    assert again.status == 0, again.said
+    assert audit(jobs, tmp_path / "jobs.jsonl.results", sandbox).repeated == 0
 
 
 def test_a_disk_that_takes_no_more_ends_the_run_and_room_lets_it_go_on(tmp_path: Path, sandbox: Sandbox) -> None:
