@@ -99,9 +99,7 @@ async def run(request: Request) -> int:
 async def _take_up(sources: Sequence[Source], made: Engine, stop: Stop) -> list[JobFile]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_give_up, stop)
-        files = [
-            await take_up(one.path, made.intaker, payload_root=one.payload_root, name=one.name) for one in sources
-        ]
+        files = [await take_up(one.path, made.intaker, payload_root=one.payload_root, name=one.name) for one in sources]
         tasks.cancel_scope.cancel()
     return files
 

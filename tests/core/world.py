@@ -48,6 +48,7 @@ from dispatcher.model import (
     Settled,
     State,
     Submission,
+    Submitted,
     Transport,
 )
 from dispatcher.retry import RetryPolicy
@@ -61,7 +62,10 @@ BATCH = 500
 
 
 class Line(Struct, frozen=True, kw_only=True):
-    """A job as the test wants it. `gone`: its payload is not there any more when it is to be sent."""
+    """A job as the test wants it. `gone`: its payload is not there any more when it is to be sent.
+
+    `spill`: the temporary file that loading it makes.
+    """
 
     endpoint: EndpointName = MODEL
     size_bytes: int = 100
@@ -69,6 +73,7 @@ class Line(Struct, frozen=True, kw_only=True):
     ttl_seconds: int = 21_600
     timeout_seconds: int = 900
     gone: bool = False
+    spill: str | None = None
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -93,6 +98,7 @@ class WatchedLedger(MemoryLedger):
         self.lost: Counter[JobKey] = Counter()
         self.settled_at: dict[JobKey, list[float]] = {}
         self.moves: list[Move] = []
+        self.receipts = 0
         self._clock = clock
         self._commit_seconds = commit_seconds
 
@@ -104,6 +110,7 @@ class WatchedLedger(MemoryLedger):
         """A cancel before the change leaves nothing, one after it leaves everything: as with a disk."""
         await anyio.sleep(self._commit_seconds)
         self.moves += moves
+        self.receipts += sum(isinstance(move, Submitted) for move in moves)
         self.lost.update(move.key for move in moves if isinstance(move, Lost))
         for move in moves:
             if isinstance(move, Settled):
@@ -286,6 +293,8 @@ class Process:
         self.judges: dict[EndpointName, Judge] = {}
         self._tasks: TaskGroup | None = None
         self._running = 0
+        self._told = 0
+        self._receipts_before = world.ledger.receipts
 
     async def recover(self) -> None:
         """What was claimed when the last process died is in doubt: each such job may be sent once more."""
@@ -376,6 +385,9 @@ class Process:
         )
 
     def _submitted(self, submission: Submission) -> None:
+        self._told += submission.jobs
+        if self._told > self.world.ledger.receipts - self._receipts_before:
+            self.world.violations.append("the tracker was told of receipts that are not durable")
         self.tracker.note(submission)
 
     async def _load(self, claims: Sequence[Claim]) -> list[Job | Settled]:
@@ -403,6 +415,7 @@ class Process:
             wait_seconds=line.ttl_seconds + line.timeout_seconds + self.world.plan.slack_seconds,
             ready_at=self.world.clock.monotonic(),
             chosen_key=self.world.plan.chosen_keys,
+            spill=line.spill,
         )
 
 

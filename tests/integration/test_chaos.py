@@ -26,7 +26,7 @@ LOSSY = (
 
 
 def through(folder: Path, jobs: Jobs, sandbox: Sandbox, status: int) -> Books:
-    ended = run(folder, sandbox, jobs.write(folder / "jobs.jsonl"), *FLAGS, seconds=90.0)
+    ended = run(folder, sandbox, jobs.write(folder / "jobs.jsonl"), *FLAGS, seconds=110.0)
     assert ended.status == status, ended.said
     assert sound(folder / "jobs.jsonl.results" / "ledger.db")
     return audit(jobs, folder / "jobs.jsonl.results", sandbox)

@@ -68,6 +68,7 @@ def identities(folder: Path) -> dict[str, str]:
         return dict(connection.execute("SELECT source, run_id FROM file"))
 
 
+@pytest.mark.timeout(90 + 5 * KILLS)
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_whenever_it_is_killed_nothing_is_lost_and_little_is_repeated(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)

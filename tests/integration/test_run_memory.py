@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ENDPOINT, Cost, Jobs, a_sandbox, measured, numbered, rows
+from tests.measured import Cost, measured
+from tests.programs import ENDPOINT, Jobs, a_sandbox, numbered, rows
 
 FEW, MANY = 2_000, int(os.environ.get("TEST_JOBS", "20000"))
 SECONDS = 60.0 + MANY / 200

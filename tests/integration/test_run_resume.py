@@ -1,7 +1,6 @@
 """The same command again: after the end, after Ctrl-C, with a changed file, while another process runs, after --no-wait."""
 
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,16 +193,19 @@ def partial_without_owner(folder: Path) -> int:
     return len(rows(folder / "later" / "jobs.jsonl" / "results.jsonl"))
 
 
-def test_a_damaged_ledger_is_not_gone_on_with(tmp_path: Path, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("keep_bytes", [0, 100, 4096])
+def test_a_damaged_ledger_is_not_gone_on_with(keep_bytes: int, tmp_path: Path, sandbox: Sandbox) -> None:
     numbered(300).write(tmp_path / "jobs.jsonl")
     assert run(tmp_path, sandbox, "jobs.jsonl").status == 0
     ledger = tmp_path / "jobs.jsonl.results" / "ledger.db"
     with ledger.open("r+b") as file:
-        file.seek(4096)
-        file.write(os.urandom(ledger.stat().st_size - 4096))
+        file.truncate(keep_bytes)
+        file.seek(keep_bytes)
+        file.write(b"?" * (keep_bytes and 3 * keep_bytes))
     damaged = run(tmp_path, sandbox, "jobs.jsonl")
     assert damaged.status == 5, damaged.said
     assert "ledger.db" in damaged.err
+    assert accepted(sandbox) == 300
 
 
 def test_results_that_cannot_be_written_are_written_by_the_same_command_later(tmp_path: Path, sandbox: Sandbox) -> None:
