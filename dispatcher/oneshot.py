@@ -5,6 +5,7 @@ works: no new claims, what is on the wire gets its durable outcome, then the end
 costs no more than a crash does.
 """
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -83,20 +84,30 @@ async def run(request: Request) -> int:
     """Runs the job files; returns the exit status. Raises DispatcherError."""
     with stop_on_signals() as stop:
         async with engine(request.settings, request.ledger, registry := CollectorRegistry()) as made:
-            files = [await _take_up(source, made) for source in request.sources]
             async with AsyncExitStack() as stack:
+                await stack.enter_async_context(control_socket(request.ledger, partial(answer, made)))
                 if request.settings.listen:
                     address = await stack.enter_async_context(
                         metrics_server(request.settings.listen, registry, ready=lambda: not stop.requested.is_set())
                     )
                     log.info("metrics", url=f"http://{address}/metrics")
-                await stack.enter_async_context(control_socket(request.ledger, partial(answer, made)))
+                files = await _take_up(request.sources, made, stop)
                 await _dispatch(made, files, request, stop)
             return await _exit_status(made, files, request, stop)
 
 
-async def _take_up(source: Source, made: Engine) -> JobFile:
-    return await take_up(source.path, made.intaker, payload_root=source.payload_root, name=source.name)
+async def _take_up(sources: Sequence[Source], made: Engine, stop: Stop) -> list[JobFile]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_give_up, stop)
+        files = [await take_up(one.path, made.intaker, payload_root=one.payload_root, name=one.name) for one in sources]
+        tasks.cancel_scope.cancel()
+    return files
+
+
+async def _give_up(stop: Stop) -> None:
+    """Ends the process: a thread that waits for stdin, or unpacks, cannot be stopped, and nothing is at stake yet."""
+    await stop.requested.wait()
+    os._exit(EXIT_INTERRUPTED)
 
 
 async def _dispatch(made: Engine, files: Sequence[JobFile], request: Request, stop: Stop) -> None:

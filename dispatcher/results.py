@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from dispatcher.formats.disk import disk_fault
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.linesource import open_source
 from dispatcher.formats.rawlines import RawJob, parse
@@ -124,7 +125,16 @@ class Results:
         self._max_bytes = max_bytes
 
     async def write(self, file: JobFile, folder: Path) -> None:
-        """Writes the three files of what is final now into `folder`, which is made where it is missing. Idempotent."""
+        """Writes the three files of what is final now into `folder`, which is made where it is missing. Idempotent.
+
+        Raises DiskFaultError where they cannot be written; files that are there already stay whole.
+        """
+        try:
+            await self._write(file, folder)
+        except OSError as error:
+            raise disk_fault("write the results in", str(folder), error) from error
+
+    async def _write(self, file: JobFile, folder: Path) -> None:
         await anyio.to_thread.run_sync(_make_folder, folder)
         summary = Summary(file)
         with _Part(folder / "results.jsonl") as results, _Part(folder / "errors.jsonl") as errors:

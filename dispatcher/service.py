@@ -12,7 +12,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -302,8 +302,8 @@ async def engine(settings: Settings, ledger_path: Path, registry: CollectorRegis
             metrics.add_endpoint(endpoint)
         opened = await stack.enter_async_context(clients(_client_settings(settings, len(endpoints))))
         log.info("AWS endpoints", region=opened.region, **{k.replace("-", "_"): v for k, v in opened.endpoints.items()})
-        work = ledger_path.parent / "work"
-        await anyio.to_thread.run_sync(_make_work, work)
+        work = work_folder(ledger_path)
+        await anyio.to_thread.run_sync(_make_work, work, {file.data_path for file in await ledger.files()})
         made = _make(settings, opened, ledger, metrics, endpoints, work)
         stack.callback(made.close)
         await made.recover()
@@ -383,6 +383,15 @@ def _defaults(settings: Settings) -> Defaults:
     )
 
 
-def _make_work(work: Path) -> None:
+def work_folder(ledger_path: Path) -> Path:
+    """Where a ledger's owner keeps its copies of job files: a folder of this ledger's own, since it is tidied at start."""
+    return ledger_path.absolute().with_name(f"{ledger_path.name}.work")
+
+
+def _make_work(work: Path, copies: Collection[str]) -> None:
+    """Makes the folder, without what a process left that did not live to put its copy into the ledger."""
     (work / "spill").mkdir(parents=True, exist_ok=True)
     empty_spill(str(work / "spill"))
+    for path in work.iterdir():
+        if path.is_file() and str(path) not in copies:
+            path.unlink()

@@ -1,13 +1,13 @@
-"""Quantiles of a stream in small, bounded memory: counts in buckets whose bounds grow by 2 %. Pure."""
+"""Quantiles of a stream in small, bounded memory: counts in buckets whose bounds grow by 0.9 %. Pure."""
 
 import math
 
-_GROWTH = math.log(1.02)
+_GROWTH = math.log(1.009)
 _LEAST = 1e-6
 
 
 class Sketch:
-    """Any quantile of the values added, within 1 % of the true value. Values are 0 or more."""
+    """Any quantile of the values added, within 1 % of the true value (rounding to three digits included). Values are 0 or more."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}

@@ -1,18 +1,13 @@
-"""The dispatcher as users run it: real processes, real job files, and a judge who believes neither of them.
-
-`python -m tests.programs COST ARGUMENT...` runs `dispatcher ARGUMENT...` and writes down what it cost.
-"""
+"""The dispatcher as users run it: real processes, real job files, and a judge who believes neither of them."""
 
 import contextlib
 import hashlib
 import json
 import os
-import resource
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +15,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from dispatcher.cli import main
 from dispatcher.sandbox.process import Sandbox, start_sandbox
 from dispatcher.sandbox.settings import load
 
@@ -266,10 +260,10 @@ def _check_record(jobs: Jobs, of_us: Mapping[str, Row], record: list[Row]) -> in
         payload = jobs.payloads[of_us[event["inference_id"]]["line"]]
         if event["transport"] == "inline":
             assert event["payload_sha256"] == _sha256(payload)
-    for id, row in of_us.items():
+    for inference_id, row in of_us.items():
         if row["status"] != "succeeded":
             continue
-        end = ended[id, row["output_location"]]
+        end = ended[inference_id, row["output_location"]]
         payload = jobs.payloads[row["line"]]
         assert end["result"] == "completed"
         assert payload is None or end["payload_sha256"] == _sha256(payload)
@@ -284,38 +278,3 @@ def sound(ledger: Path) -> bool:
     """Whether SQLite finds the ledger's file in order."""
     with contextlib.closing(sqlite3.connect(ledger)) as connection:
         return list(connection.execute("PRAGMA integrity_check")) == [("ok",)]
-
-
-# --- what it costs ----------------------------------------------------------------------------------------------------
-
-
-class Cost(Struct, frozen=True):
-    """What a program cost."""
-
-    peak_bytes: int
-    cpu_seconds: float
-    wall_seconds: float
-
-
-def measured(folder: Path, sandbox: Sandbox, *arguments: object, seconds: float = SECONDS) -> tuple[Ended, Cost]:
-    """Runs `dispatcher ARGUMENTS` to its end; what it cost."""
-    path = folder / "cost.json"
-    ended = dispatch(folder, sandbox, path, *arguments, seconds=seconds, module="tests.programs")
-    return ended, Cost(**json.loads(path.read_bytes()))
-
-
-def _measure(path: Path) -> None:
-    began = time.monotonic()
-    try:
-        main()
-    finally:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        # Not ru_maxrss: it starts with what the parent had.
-        status = Path("/proc/self/status").read_text("ascii").splitlines()
-        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-        cost = (peak, used.ru_utime + used.ru_stime, time.monotonic() - began)
-        path.write_text(json.dumps(dict(zip(Cost.__struct_fields__, cost, strict=True))))
-
-
-if __name__ == "__main__":
-    _measure(Path(sys.argv.pop(1)))

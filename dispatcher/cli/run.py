@@ -24,6 +24,8 @@ def run(files: tuple[str, ...], no_wait: bool, **flags: Any) -> int:
     """
     settings = settings_from(flags)
     configure_logs(settings, quiet=True)
+    if not settings.endpoints():
+        raise UsageError("which endpoint? Set --endpoint NAME; or, if every line names one, --allow-endpoint")
     output = output_of(settings, files)
     given, ledger = sources(files, output), ledger_in(settings, output)
     if not ledger.exists():

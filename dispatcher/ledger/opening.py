@@ -1,6 +1,6 @@
 """Opens a ledger's file: the lock first, then the checks, then the schema. All of it on the ledger's thread.
 
-A ledger is made under another name and renamed when it is whole, so an empty file under the ledger's own name was never
+A ledger is made under another name and renamed when it is whole, so an empty or short file under the ledger's own name was never
 a ledger of ours: it is refused as damaged and not taken for a new one, which would send every job again.
 """
 
@@ -17,6 +17,8 @@ from dispatcher.ledger import ballast, faults, lock, schema
 Connect = Callable[[Path], sqlite3.Connection]
 
 CHECK_SECONDS = 2.0
+PAGE_LEAST_BYTES = 512
+"""SQLite takes what is shorter than a page for a new database and writes over it."""
 CACHE_KIB = 8_192
 WAL_LIMIT_BYTES = 16 << 20
 
@@ -52,8 +54,8 @@ def _held(path: Path) -> lock.Release:
 def _opened(path: Path, connect: Connect) -> sqlite3.Connection:
     if not path.exists():
         _make(path, connect)
-    elif path.stat().st_size == 0:
-        raise faults.corrupt(path, "the file is empty")
+    elif path.stat().st_size < PAGE_LEAST_BYTES:
+        raise faults.corrupt(path, "the file is empty or cut off")
     path.chmod(0o600)
     ballast.load(path)
     connection = connect(path)

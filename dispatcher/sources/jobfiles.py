@@ -1,4 +1,4 @@
-"""Takes up job files that a command names: plain ones where they lie, compressed ones and stdin as a copy in `work/`.
+"""Takes up job files that a command names: plain ones where they lie, compressed ones and stdin as a copy in the work folder.
 
 A file that the ledger knows is gone on with, if it still is the same: same size, and the same bytes as far as they were
 read. Whatever is accepted must be readable again until its job is done, so copies are synced before the first line is.

@@ -80,6 +80,21 @@ async def test_an_output_beats_a_failure_object(output: float, failure: float) -
     assert await findings(world) == []
 
 
+async def test_an_output_that_appears_while_failures_are_looked_for_wins() -> None:
+    world = World(weather=Weather(runs=lambda _: Run(None, failure_after=0.1)))
+    await world.add("jobs.jsonl", [Line()] * 20)
+
+    def output_comes_late(operation: str, place: str) -> None:
+        if operation == "LIST" and place.startswith("s3://failures/"):
+            for (taken,) in world.service.accepted.values():
+                world.service.put(taken.receipt.output_location, world.clock.now(), b"{}")
+
+    world.weather.s3 = output_comes_late
+    async with world.process() as process:
+        await process.finished()
+    assert world.total(State.SUCCEEDED) == 20
+
+
 async def test_a_failure_object_without_output_fails_the_job_with_its_text() -> None:
     world = World(weather=Weather(runs=lambda _: Run(None, failure_after=2.0)))
     file = await world.add("jobs.jsonl", [Line()] * 20)

@@ -1,9 +1,11 @@
 """What is the lane's trouble pauses the lane, with a probe, and kills no job; what is the job's kills that job alone."""
 
+from pathlib import Path
+
 import pytest
 
 from dispatcher.interfaces import Fault, Invocation
-from dispatcher.model import FailureReason, State, Transport
+from dispatcher.model import FailureReason, Released, State, Transport
 from tests.core.checks import findings
 from tests.core.service import DENIED, INVALID, MISSING, NO_BUCKET, NO_INLINE, Weather
 from tests.core.world import MODEL, Line, Plan, Process, World
@@ -29,6 +31,27 @@ async def test_trouble_that_nothing_gets_through_pauses_the_lane_until_it_is_ove
         assert paused(process) == []
     assert await findings(world) == []
     assert world.total(State.SUCCEEDED) == 200
+
+
+async def test_jobs_claimed_before_the_lane_paused_go_back_unsent() -> None:
+    world = World(weather=Weather(invoke=lambda _: MISSING))
+    await world.add("jobs.jsonl", [Line()] * 50)
+    async with world.process() as process:
+        await process.until(lambda: any(isinstance(move, Released) and move.unsent for move in world.ledger.moves))
+        assert len(world.service.sends) <= world.plan.max_in_flight
+        assert paused(process) == [FailureReason.ENDPOINT_MISSING]
+
+
+async def test_a_job_that_goes_back_unsent_leaves_no_temporary_file(tmp_path: Path) -> None:
+    spills = [tmp_path / str(n) for n in range(16)]
+    for spill in spills:
+        spill.touch()
+    world = World(weather=Weather(invoke=lambda _: MISSING))
+    await world.add("jobs.jsonl", [Line(spill=str(spill)) for spill in spills])
+    async with world.process() as process:
+        await process.until(lambda: any(isinstance(move, Released) and move.unsent for move in world.ledger.moves))
+        await process.drain()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_paused_lane_sends_one_probe_at_a_time() -> None:
@@ -178,3 +201,16 @@ async def test_a_bucket_that_is_gone_for_hours_still_does_not_slow_inline() -> N
             await process.finished(within=7_200.0)
         small = await world.add("small.jsonl", [Line()] * 1_000)
         await process.finished(small, within=30.0)
+
+
+async def test_a_run_gone_on_with_without_its_staging_prefix_waits_for_it_and_dispatches_the_rest() -> None:
+    world = World()
+    await world.add("jobs.jsonl", [Line(size_bytes=200_000), Line()] * 20)
+    world.plan = Plan(staging=False)
+    async with world.process() as process:
+        await process.until(lambda: world.total(State.SUCCEEDED) == 20)
+        assert paused(process) == [FailureReason.STAGING_NOT_SET]
+    world.plan = Plan()
+    async with world.process() as process:
+        await process.finished()
+    assert await findings(world) == []

@@ -13,9 +13,13 @@ pytestmark = pytest.mark.looptime(noop_cycles=1)
 
 async def test_every_job_of_a_plain_run_is_sent_once_and_succeeds() -> None:
     world = World(Plan(share=0.2))
-    await world.add("jobs.jsonl", [Line(size_bytes=size) for size in (0, 1, 128_000, 128_001) * 50], rejections=3)
+    file = await world.add(
+        "jobs.jsonl", [Line(size_bytes=size) for size in (0, 1, 128_000, 128_001) * 50], rejections=3
+    )
+    routed = [row.transport for row in await world.rows(file)]
     async with world.process() as process:
         await process.finished()
+    assert [row.transport for row in await world.rows(file)] == routed
     assert await findings(world) == []
     assert world.total(State.SUCCEEDED) == 200
     assert len(world.service.sends) == 200

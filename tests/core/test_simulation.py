@@ -1,6 +1,6 @@
 """Whole lives by seed: random jobs, faults of all kinds, crashes at random times; then fair weather, and all must be right.
 
-DISPATCHER_TEST_SEEDS runs that many seeds instead, `DISPATCHER_TEST_FIRST_SEED` begins elsewhere. A seed that fails is
+SIMULATION_SEEDS runs that many seeds instead, SIMULATION_FIRST_SEED begins elsewhere. A seed that fails is
 in the test's name: the same seed gives the same life.
 """
 
@@ -29,8 +29,8 @@ from tests.core.world import Line, Plan, Process, World
 
 pytestmark = pytest.mark.looptime(noop_cycles=1)
 
-FIRST = int(os.environ.get("DISPATCHER_TEST_FIRST_SEED", "0"))
-SEEDS = range(FIRST, FIRST + int(os.environ.get("DISPATCHER_TEST_SEEDS", "150")))
+FIRST = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("SIMULATION_SEEDS", "150")))
 ENDPOINTS = [EndpointName("model"), EndpointName("other")]
 ANSWERS = [THROTTLED, BUSY, NO_CONNECTION, MISSING, DENIED, CUT, INVALID]
 S3_ANSWERS = [SLOW_DOWN, BUSY, NO_CONNECTION, NO_BUCKET]

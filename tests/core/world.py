@@ -48,12 +48,13 @@ from dispatcher.model import (
     Settled,
     State,
     Submission,
+    Submitted,
     Transport,
 )
 from dispatcher.retry import RetryPolicy
 from dispatcher.router import route
 from dispatcher.tracker import Tracker
-from tests.core.service import LoopClock, Service, Weather
+from tests.core.service import STAGING, LoopClock, Service, Weather
 
 MODEL = EndpointName("model")
 UNSENT_STATES = (State.ACCEPTED, State.CLAIMED, State.AMBIGUOUS)
@@ -61,7 +62,10 @@ BATCH = 500
 
 
 class Line(Struct, frozen=True, kw_only=True):
-    """A job as the test wants it. `gone`: its payload is not there any more when it is to be sent."""
+    """A job as the test wants it. `gone`: its payload is not there any more when it is to be sent.
+
+    `spill`: the temporary file that loading it makes.
+    """
 
     endpoint: EndpointName = MODEL
     size_bytes: int = 100
@@ -69,6 +73,7 @@ class Line(Struct, frozen=True, kw_only=True):
     ttl_seconds: int = 21_600
     timeout_seconds: int = 900
     gone: bool = False
+    spill: str | None = None
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -93,6 +98,7 @@ class WatchedLedger(MemoryLedger):
         self.lost: Counter[JobKey] = Counter()
         self.settled_at: dict[JobKey, list[float]] = {}
         self.moves: list[Move] = []
+        self.receipts = 0
         self._clock = clock
         self._commit_seconds = commit_seconds
 
@@ -104,6 +110,7 @@ class WatchedLedger(MemoryLedger):
         """A cancel before the change leaves nothing, one after it leaves everything: as with a disk."""
         await anyio.sleep(self._commit_seconds)
         self.moves += moves
+        self.receipts += sum(isinstance(move, Submitted) for move in moves)
         self.lost.update(move.key for move in moves if isinstance(move, Lost))
         for move in moves:
             if isinstance(move, Settled):
@@ -174,13 +181,13 @@ class World:
         )
 
     def _job(self, file: JobFile, number: int, line: Line) -> NewJob:
-        id = inference_id(file.run_id, number)
-        self.keys[id] = (file.file_id, number)
+        name = inference_id(file.run_id, number)
+        self.keys[name] = (file.file_id, number)
         self._lines[file.file_id, number] = line
-        transport = route(line.size_bytes, line.transport, id, share=self.plan.share)
+        transport = route(line.size_bytes, line.transport, name, share=self.plan.share)
         return NewJob(
             line=number,
-            id=str(id),
+            id=str(name),
             endpoint=line.endpoint,
             offset=0,
             length=0,
@@ -251,6 +258,9 @@ class World:
         state = (await self.row(invocation.inference_id)).state
         if state is not State.CLAIMED:
             self.violations.append(f"{invocation.inference_id} was sent while it was {state}")
+        location = invocation.input_location or ""
+        if location.startswith(STAGING) and location not in self.service.staged:
+            self.violations.append(f"{invocation.inference_id} was sent before its input was staged")
 
     async def _on_discard(self, key: str) -> None:
         state = (await self.row(key.rpartition("/")[2])).state
@@ -283,6 +293,8 @@ class Process:
         self.judges: dict[EndpointName, Judge] = {}
         self._tasks: TaskGroup | None = None
         self._running = 0
+        self._told = 0
+        self._receipts_before = world.ledger.receipts
 
     async def recover(self) -> None:
         """What was claimed when the last process died is in doubt: each such job may be sent once more."""
@@ -373,6 +385,9 @@ class Process:
         )
 
     def _submitted(self, submission: Submission) -> None:
+        self._told += submission.jobs
+        if self._told > self.world.ledger.receipts - self._receipts_before:
+            self.world.violations.append("the tracker was told of receipts that are not durable")
         self.tracker.note(submission)
 
     async def _load(self, claims: Sequence[Claim]) -> list[Job | Settled]:
@@ -381,17 +396,17 @@ class Process:
 
     def _loaded(self, claim: Claim) -> Job | Settled:
         file = self.world.files[claim.file_id]
-        id = inference_id(file.run_id, claim.key.line)
-        line = self.world.line(id)
+        name = inference_id(file.run_id, claim.key.line)
+        line = self.world.line(name)
         if line.gone:
             return _gone(claim, self.world.clock.now())
         return Job(
             claim=claim,
             origin=Origin(name=file.name, run_id=file.run_id, taken_at=file.taken_at),
             endpoint=line.endpoint,
-            inference_id=id,
-            payload=None if claim.transport is Transport.REFERENCE else payload(id, line),
-            input_location=f"s3://given/{id}" if claim.transport is Transport.REFERENCE else None,
+            inference_id=name,
+            payload=None if claim.transport is Transport.REFERENCE else payload(name, line),
+            input_location=f"s3://given/{name}" if claim.transport is Transport.REFERENCE else None,
             content_type="text/plain",
             accept=None,
             custom_attributes=None,
@@ -400,6 +415,7 @@ class Process:
             wait_seconds=line.ttl_seconds + line.timeout_seconds + self.world.plan.slack_seconds,
             ready_at=self.world.clock.monotonic(),
             chosen_key=self.world.plan.chosen_keys,
+            spill=line.spill,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from dispatcher.sandbox.process import Sandbox
 from tests.programs import ENDPOINT, STAGING, Books, Jobs, a_sandbox, audit, numbered, run, sound
 
-JOBS = 4_000
+JOBS = 3_000
 FLAGS = ("--staging", STAGING, "--comparison-share", "0.2")
 BUSY = (
     {"operation": "invoke", "kind": "throttle", "rate": 0.05},
@@ -25,9 +25,9 @@ LOSSY = (
 )
 
 
-def through(folder: Path, jobs: Jobs, sandbox: Sandbox) -> Books:
-    ended = run(folder, sandbox, jobs.write(folder / "jobs.jsonl"), *FLAGS, seconds=90.0)
-    assert ended.status == 1, ended.said
+def through(folder: Path, jobs: Jobs, sandbox: Sandbox, status: int) -> Books:
+    ended = run(folder, sandbox, jobs.write(folder / "jobs.jsonl"), *FLAGS, seconds=110.0)
+    assert ended.status == status, ended.said
     assert sound(folder / "jobs.jsonl.results" / "ledger.db")
     return audit(jobs, folder / "jobs.jsonl.results", sandbox)
 
@@ -45,7 +45,7 @@ def results_of(books: Books, sandbox: Sandbox) -> dict[str, Any]:
 def test_through_throttling_and_errors_every_job_ends_in_its_right_state_and_none_is_sent_twice(tmp_path: Path) -> None:
     jobs = numbered(JOBS, 100)
     with a_sandbox(tmp_path, endpoint={"fail_every": 40}, faults=BUSY) as sandbox:
-        books = through(tmp_path, jobs, sandbox)
+        books = through(tmp_path, jobs, sandbox, status=1)
         ends = results_of(books, sandbox)
     assert books.repeated == 0, "nothing was unknown, so nothing may be repeated"
     assert books.states() == {"succeeded": JOBS - JOBS // 40, "failed": JOBS // 40}
@@ -56,12 +56,11 @@ def test_through_throttling_and_errors_every_job_ends_in_its_right_state_and_non
 
 def test_of_lost_answers_only_those_that_were_taken_are_repeated(tmp_path: Path) -> None:
     jobs = numbered(JOBS // 2, 100)
-    with a_sandbox(tmp_path, endpoint={"fail_every": 40}, faults=(*BUSY, *LOSSY)) as sandbox:
-        books = through(tmp_path, jobs, sandbox)
+    with a_sandbox(tmp_path, faults=(*BUSY, *LOSSY)) as sandbox:
+        books = through(tmp_path, jobs, sandbox, status=0)
         untold = sum(event["event"] == "accepted" and event["verdict"] == "cut" for event in sandbox.record())
     assert untold > 0
     assert books.repeated <= untold, "a repeat without a lost answer"
-    assert set(books.states()) <= {"succeeded", "failed"}
 
 
 def test_what_takes_half_a_run_to_appear_is_found(tmp_path: Path) -> None:

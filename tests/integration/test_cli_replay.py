@@ -58,7 +58,7 @@ def test_a_replay_runs_what_did_not_succeed_and_leaves_the_original(tmp_path: Pa
     assert status == 0, err
     assert everything(results) == before
     again = rows(results / "jobs.jsonl.replay-1" / "results.jsonl")
-    assert {row["id"]: row["metadata"] for row in again} == {id: row["metadata"] for id, row in failed.items()}
+    assert {row["id"]: row["metadata"] for row in again} == {own: row["metadata"] for own, row in failed.items()}
     summary = json.loads((results / "jobs.jsonl.replay-1" / "summary.json").read_bytes())
     assert (summary["lines"], summary["rejected"], summary["succeeded"]) == (4, 0, 4)
     shas = {

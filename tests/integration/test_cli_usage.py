@@ -1,10 +1,14 @@
 """The command line as a stranger meets it: help, mistakes, and what the exit status says of them."""
 
+import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.programs import ENDPOINT, a_sandbox, dispatch, numbered, run
+from tests.programs import ENDPOINT, a_sandbox, dispatch, numbered, run, started
+from tests.sandboxes import eventually
 
 COMMANDS = ("demo", "run", "validate", "status", "replay", "sandbox")
 
@@ -36,13 +40,14 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     ("arguments", "word"),
     [
         (("run",), "FILE"),
+        (("run", "jobs.jsonl"), "--endpoint NAME"),
         (("run", "jobs.jsonl", "--no-such-flag"), "--no-such-flag"),
         (("ran", "jobs.jsonl"), "ran"),
         (("run", "absent.jsonl", "--endpoint", ENDPOINT), "absent.jsonl"),
         (("run", ".", "--endpoint", ENDPOINT, "--output", "out"), "is a folder"),
-        (("run", "jobs.jsonl", "jobs.jsonl", "--output", "out"), "more than once"),
-        (("run", "jobs.jsonl", "in/jobs.jsonl", "--output", "out"), "are named jobs.jsonl"),
-        (("run", "jobs.jsonl", "other.jsonl"), "--output"),
+        (("run", "jobs.jsonl", "jobs.jsonl", "--endpoint", ENDPOINT, "--output", "out"), "more than once"),
+        (("run", "jobs.jsonl", "in/jobs.jsonl", "--endpoint", ENDPOINT, "--output", "out"), "are named jobs.jsonl"),
+        (("run", "jobs.jsonl", "other.jsonl", "--endpoint", ENDPOINT), "--output"),
         (("run", "jobs.jsonl", "--endpoint", ENDPOINT, "--listen", "nowhere"), "HOST:PORT"),
         (("validate", "absent.jsonl"), "absent.jsonl"),
         (("status",), "which ledger"),
@@ -52,7 +57,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_told_in_a_line_and_ends_with_2(arguments: tuple[str, ...], word: str, tmp_path: Path) -> None:
     numbered(1).write(tmp_path / "jobs.jsonl")
-    keys = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    keys: dict[str, Any] = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     ended = dispatch(tmp_path, None, *arguments, **keys)
     assert ended.status == 2, ended.said
     assert word in ended.err, ended.said
@@ -70,7 +75,11 @@ def test_every_wrong_setting_is_named_at_once(tmp_path: Path) -> None:
         "--request-ttl-seconds",
         "5",
     )
-    variables = {"DISPATCHER_NO_SUCH": "1", "DISPATCHER_LOG_LEVEL": "loud", "DISPATCHER_STAGED_INPUTS": "burn"}
+    variables: dict[str, Any] = {
+        "DISPATCHER_NO_SUCH": "1",
+        "DISPATCHER_LOG_LEVEL": "loud",
+        "DISPATCHER_STAGED_INPUTS": "burn",
+    }
     ended = dispatch(tmp_path, None, "run", "jobs.jsonl", *flags, **variables)
     assert ended.status == 2, ended.said
     named = ("--endpoint", "--max-in-flight", "--staging", "--request-ttl-seconds", *variables)
@@ -110,6 +119,14 @@ def test_without_a_region_or_credentials_nothing_begins(tmp_path: Path) -> None:
     assert (no_keys.status, "AWS_ACCESS_KEY_ID" in no_keys.err) == (2, True), no_keys.said
     no_profile = run(tmp_path, None, "jobs.jsonl", **nowhere, AWS_PROFILE="absent")
     assert (no_profile.status, "absent" in no_profile.err) == (2, True), no_profile.said
+
+
+def test_the_sandbox_says_where_it_is_and_ends_when_told(tmp_path: Path) -> None:
+    with started(tmp_path, None, "sandbox", "--record", "record.jsonl") as running:
+        said = json.loads(eventually(running.out.read_text, 20.0))
+        assert said["url"].startswith("http://127.0.0.1:")
+        running.signal(signal.SIGTERM)
+        assert running.end(10.0).status == 0
 
 
 def test_the_demo_shows_the_comparison(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_of_a_truncated_archive_nothing_is_accepted(name: str, tmp_path: Path, s
     assert ended.status == 2, ended.said
     assert name in ended.err
     assert sandbox.counts()["jobs"]["accepted"] == 0
-    assert list((tmp_path / f"{name}.results" / "work").glob("*jsonl*")) == [], "the broken copy is gone"
+    assert list((tmp_path / f"{name}.results" / "ledger.db.work").glob("*jsonl*")) == [], "the broken copy is gone"
     assert '"files":[]' in dispatch(tmp_path, None, "status", name, "--json").out
 
 

@@ -1,7 +1,6 @@
 """The same command again: after the end, after Ctrl-C, with a changed file, while another process runs, after --no-wait."""
 
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +76,30 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, sandbox: Sa
     books = audit(jobs, tmp_path / "jobs.jsonl.results", sandbox)
     assert (accepted(sandbox), books.repeated) == (600, 0), "a clean stop costs no repeat"
     assert sound(tmp_path / "jobs.jsonl.results" / "ledger.db")
+
+
+def test_while_a_copy_is_made_one_signal_is_enough_and_the_next_start_tidies_up(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    work = tmp_path / "stdin.results" / "ledger.db.work"
+    with started(tmp_path, sandbox, "run", "-", *RUN) as running:
+        until(lambda: list(work.glob("*.part")) != [])
+        running.signal(signal.SIGINT)
+        assert running.end(5.0).status == 130
+    jobs = numbered(3)
+    ended = dispatch(tmp_path, sandbox, "run", "-", *RUN, stdin=b"\n".join(jobs.lines))
+    assert ended.status == 0, ended.said
+    assert [path.suffix for path in work.iterdir() if path.is_file()] == [""]
+    audit(jobs, tmp_path / "stdin.results", sandbox)
+
+
+def test_a_copy_is_found_again_from_another_folder(tmp_path: Path, sandbox: Sandbox) -> None:
+    lines = b"\n".join(numbered(3).lines)
+    assert dispatch(tmp_path, sandbox, "run", "-", *RUN, "--output", "out", stdin=lines).status == 0
+    (tmp_path / "sub").mkdir()
+    again = dispatch(tmp_path / "sub", sandbox, "run", "-", *RUN, "--output", "../out", stdin=lines)
+    assert again.status == 0, again.said
+    assert accepted(sandbox) == 3
 
 
 @pytest.mark.parametrize(("first", "second", "status"), [("SIGINT", "SIGINT", 130), ("SIGTERM", "SIGTERM", 143)])
@@ -170,16 +193,32 @@ def partial_without_owner(folder: Path) -> int:
     return len(rows(folder / "later" / "jobs.jsonl" / "results.jsonl"))
 
 
-def test_a_damaged_ledger_is_not_gone_on_with(tmp_path: Path, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("keep_bytes", [0, 100, 4096])
+def test_a_damaged_ledger_is_not_gone_on_with(keep_bytes: int, tmp_path: Path, sandbox: Sandbox) -> None:
     numbered(300).write(tmp_path / "jobs.jsonl")
     assert run(tmp_path, sandbox, "jobs.jsonl").status == 0
     ledger = tmp_path / "jobs.jsonl.results" / "ledger.db"
     with ledger.open("r+b") as file:
-        file.seek(4096)
-        file.write(os.urandom(ledger.stat().st_size - 4096))
+        file.truncate(keep_bytes)
+        file.seek(keep_bytes)
+        file.write(b"?" * (keep_bytes and 3 * keep_bytes))
     damaged = run(tmp_path, sandbox, "jobs.jsonl")
     assert damaged.status == 5, damaged.said
     assert "ledger.db" in damaged.err
+    assert accepted(sandbox) == 300
+
+
+def test_results_that_cannot_be_written_are_written_by_the_same_command_later(tmp_path: Path, sandbox: Sandbox) -> None:
+    jobs = numbered(3)
+    jobs.write(tmp_path / "jobs.jsonl")
+    in_the_way = tmp_path / "jobs.jsonl.results" / "results.jsonl"
+    in_the_way.mkdir(parents=True)
+    ended = run(tmp_path, sandbox, "jobs.jsonl")
+    assert ended.status == 4, ended.said
+    in_the_way.rmdir()
+    again = run(tmp_path, sandbox, "jobs.jsonl")
+    assert again.status == 0, again.said
+    assert audit(jobs, tmp_path / "jobs.jsonl.results", sandbox).repeated == 0
 
 
 def test_a_disk_that_takes_no_more_ends_the_run_and_room_lets_it_go_on(tmp_path: Path, sandbox: Sandbox) -> None:
