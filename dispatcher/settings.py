@@ -3,6 +3,9 @@
 A setting has one name in three spellings: `max_in_flight` in TOML, `DISPATCHER_MAX_IN_FLIGHT` in the environment,
 `--max-in-flight` as a flag; the later of these three wins. How AWS is reached (credentials, region, endpoints) is left
 to the SDK's own chain and variables: a key never stands in a setting.
+
+Over 300 lines because each setting says beside its default what it counts in and why the default is what it is; README,
+help texts, the sample in `deploy/` and the JSON Schema are all printed from here.
 """
 
 from collections.abc import Mapping
@@ -21,30 +24,69 @@ EndpointText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$", max
 HeaderText = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$")]
 
 
+def _about(unit: str, reason: str) -> dict[str, str]:
+    """What a setting counts in, and why its default is what it is."""
+    return {"unit": unit, "reason": reason}
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a dispatcher is told. Sizes are bytes, times seconds."""
 
-    endpoint: Annotated[EndpointText | None, Meta(description="Endpoint for job lines that name none.")] = None
+    endpoint: Annotated[
+        EndpointText | None,
+        Meta(
+            description="Endpoint for job lines that name none.",
+            extra=_about("name", "there is no endpoint that fits everybody"),
+            examples=["my-endpoint"],
+        ),
+    ] = None
     allow_endpoint: Annotated[
         tuple[EndpointText, ...],
-        Meta(description="Further endpoints that a job line may name; a comma separates several in the environment."),
+        Meta(
+            description="Further endpoints that a job line may name; a comma separates several in the environment.",
+            extra=_about("names", "a job file shall not reach an endpoint that nobody meant it to"),
+            examples=[["other-endpoint"]],
+        ),
     ] = ()
     staging: Annotated[
         Annotated[str, Meta(pattern=_STAGING)] | None,
-        Meta(description="s3://bucket/prefix for payloads that travel by S3. Without it everything must fit inline."),
+        Meta(
+            description="s3://bucket/prefix for payloads that travel by S3. Without it everything must fit inline.",
+            extra=_about("s3:// URI", "inline needs no bucket; only you know where payloads may lie"),
+            examples=["s3://my-bucket/staging"],
+        ),
     ] = None
     output: Annotated[
-        str | None, Meta(description="Folder for results. Default: FILE.results beside the first job file.")
+        str | None,
+        Meta(
+            description="Folder for results. Default: FILE.results beside the first job file.",
+            extra=_about("path", "results belong beside what they came from; the service has them in the spool"),
+            examples=["results"],
+        ),
     ] = None
-    ledger: Annotated[str | None, Meta(description="Path of the ledger. Default: ledger.db in the output folder.")] = (
-        None
-    )
+    ledger: Annotated[
+        str | None,
+        Meta(
+            description="Path of the ledger. Default: ledger.db in the output folder.",
+            extra=_about("path", "one folder then holds all that a run needs to resume; it must be a local disk"),
+            examples=["/var/lib/dispatcher/ledger.db"],
+        ),
+    ] = None
     spool: Annotated[
-        str | None, Meta(description="Folder that holds inbox, work, done, failed and results of the service.")
+        str | None,
+        Meta(
+            description="Folder that holds inbox, work, done, failed and results of the service.",
+            extra=_about("path", "the service alone has one"),
+            examples=["/var/lib/dispatcher"],
+        ),
     ] = None
     listen: Annotated[
         str | None,
-        Meta(description="HOST:PORT for /metrics, /healthz and /readyz. `run` serves none unless it is set."),
+        Meta(
+            description="HOST:PORT for /metrics, /healthz and /readyz. `run` serves none unless it is set.",
+            extra=_about("host:port", "metrics have no password, so nothing listens unasked"),
+            examples=["127.0.0.1:9464"],
+        ),
     ] = None
 
     max_in_flight: Annotated[
@@ -53,31 +95,65 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=1,
             le=4096,
             description="Attempts on the wire at once, per endpoint. 64 keeps one core busy at usual latencies.",
+            extra=_about(
+                "requests", "64 at 30 ms each are 2,000 a second, what one core sends; more only queues in the sockets"
+            ),
         ),
     ] = 64
     min_in_flight: Annotated[
         int,
-        Meta(ge=1, le=4096, description="The window in flight never shrinks below this, however much is throttled."),
+        Meta(
+            ge=1,
+            le=4096,
+            description="The window in flight never shrinks below this, however much is throttled.",
+            extra=_about("requests", "one request at a time is the least that still finds out when throttling ends"),
+        ),
     ] = 1
     max_outstanding: Annotated[
         int | None,
         Meta(
-            description="Most jobs submitted and not settled, per endpoint. Default: what the model gets done within the TTL."
+            description="Most jobs submitted and not settled, per endpoint. Default: what the model gets done within the TTL.",
+            extra=_about(
+                "jobs", "what waits longer than its TTL is lost, and only the model's own rate tells how much that is"
+            ),
+            examples=[100000],
         ),
     ] = None
     requests_per_second: Annotated[
         float | None,
-        Meta(description="Most InvokeEndpointAsync requests a second, per endpoint. Default: no limit of our own."),
+        Meta(
+            description="Most InvokeEndpointAsync requests a second, per endpoint. Default: no limit of our own.",
+            extra=_about("requests/s", "the service publishes no quota; throttling finds it"),
+            examples=[500.0],
+        ),
     ] = None
     bytes_per_second: Annotated[
-        float | None, Meta(description="Most payload bytes a second, per endpoint. Default: no limit of our own.")
+        float | None,
+        Meta(
+            description="Most payload bytes a second, per endpoint. Default: no limit of our own.",
+            extra=_about("bytes/s", "a limit is for sharing a thin line with others"),
+            examples=[50000000.0],
+        ),
     ] = None
     max_faults: Annotated[
-        int, Meta(ge=1, le=100, description="Refusals of one job, while its lane is in doubt, after which it is dead.")
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="Refusals of one job, while its lane is in doubt, after which it is dead.",
+            extra=_about("refusals", "a bad job shows at once, while a lane in doubt may refuse good jobs a few times"),
+        ),
     ] = 4
     attempt_seconds: Annotated[
         float,
-        Meta(gt=0, le=3600, description="Deadline of one request; an upload gets a second more for each megabyte."),
+        Meta(
+            gt=0,
+            le=3600,
+            description="Deadline of one request; an upload gets a second more for each megabyte.",
+            extra=_about(
+                "seconds", "a good answer takes below one; after ten it is quicker to find out and to try again"
+            ),
+        ),
     ] = 10.0
     doubt_cap_seconds: Annotated[
         float,
@@ -85,16 +161,37 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0,
             le=21600,
             description="Longest wait for the output of an attempt whose answer was lost, before the next try.",
+            extra=_about(
+                "seconds", "most models are done by then, and a second inference costs more than a minute's wait"
+            ),
         ),
     ] = 60.0
 
-    content_type: Annotated[HeaderText | None, Meta(description="ContentType for job lines that set none.")] = (
-        "application/json"
-    )
-    accept: Annotated[HeaderText | None, Meta(description="Accept for job lines that set none.")] = None
+    content_type: Annotated[
+        HeaderText | None,
+        Meta(
+            description="ContentType for job lines that set none.",
+            extra=_about("media type", "a payload that stands in a job line is JSON"),
+        ),
+    ] = "application/json"
+    accept: Annotated[
+        HeaderText | None,
+        Meta(
+            description="Accept for job lines that set none.",
+            extra=_about("media type", "the model's own default is right for most"),
+            examples=["application/json"],
+        ),
+    ] = None
     request_ttl_seconds: Annotated[
         int,
-        Meta(ge=60, le=21600, description="RequestTTLSeconds for job lines that set none; the service's own default."),
+        Meta(
+            ge=60,
+            le=21600,
+            description="RequestTTLSeconds for job lines that set none; the service's own default.",
+            extra=_about(
+                "seconds", "the longest that the service allows: a scale from zero or a backlog may take hours"
+            ),
+        ),
     ] = 21600
     invocation_timeout_seconds: Annotated[
         int,
@@ -102,6 +199,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=1,
             le=3600,
             description="InvocationTimeoutSeconds for job lines that set none; the service's own default.",
+            extra=_about("seconds", "what the service takes where none is given; up to 3600 for slow models"),
         ),
     ] = 900
     result_slack_seconds: Annotated[
@@ -110,6 +208,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=0,
             le=86400,
             description="Waited for a result beyond TTL and timeout, for uploads and clocks, before `expired`.",
+            extra=_about(
+                "seconds", "an output appears some seconds after the model is done, and clocks differ a little"
+            ),
         ),
     ] = 120.0
 
@@ -117,62 +218,128 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(
             description="Share of inline-eligible jobs that travel by S3 for a fair comparison. Default: 0.01 with staging, else 0.",
+            extra=_about("share of 1", "one in a hundred makes a fair comparison and costs next to nothing"),
+            examples=[0.01],
         ),
     ] = None
     staged_inputs: Annotated[
         Literal["delete", "keep", "lifecycle"],
         Meta(
-            description="After a job's final state its staged input is deleted, kept, or left (tagged) to a lifecycle rule."
+            description="After a job's final state its staged input is deleted, kept, or left (tagged) to a lifecycle rule.",
+            extra=_about("choice", "a staged input is of no use after its job's end, and storage costs"),
         ),
     ] = "delete"
-    staging_kms_key: Annotated[str | None, Meta(description="KMS key for staged inputs (SSE-KMS).")] = None
+    staging_kms_key: Annotated[
+        str | None,
+        Meta(
+            description="KMS key for staged inputs (SSE-KMS).",
+            extra=_about("key id or ARN", "the bucket's own encryption is used"),
+            examples=["alias/my-key"],
+        ),
+    ] = None
     staging_tags: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[^=,]+=[^,]*$")], ...],
-        Meta(description="key=value tags on staged inputs."),
+        Meta(
+            description="key=value tags on staged inputs.",
+            extra=_about("key=value", "only your rules know tags"),
+            examples=[["team=research"]],
+        ),
     ] = ()
     bucket_owner: Annotated[
         Annotated[str, Meta(pattern=r"^[0-9]{12}$")] | None,
-        Meta(description="Account that must own the staging bucket (ExpectedBucketOwner)."),
+        Meta(
+            description="Account that must own the staging bucket (ExpectedBucketOwner).",
+            extra=_about("account id", "only you know it; set it, and a bucket of somebody else's is refused"),
+            examples=["123456789012"],
+        ),
     ] = None
     input_prefix: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^s3://.+$")], ...],
-        Meta(description="s3:// prefixes that a job's input_location may lie under. Default: any bucket."),
+        Meta(
+            description="s3:// prefixes that a job's input_location may lie under. Default: any bucket.",
+            extra=_about("s3:// URIs", "the endpoint's role decides what may be read; this narrows it further"),
+            examples=[["s3://my-bucket/inputs"]],
+        ),
     ] = ()
     expect_continue: Annotated[
         bool,
-        Meta(description="Send `Expect: 100-continue` with uploads: a round trip more, a refused upload costs less."),
+        Meta(
+            description="Send `Expect: 100-continue` with uploads: a round trip more, a refused upload costs less.",
+            extra=_about("switch", "without it a PutObject took 43 ms instead of 84 at a round trip of 40 ms"),
+        ),
     ] = False
     chosen_keys: Annotated[
-        bool, Meta(description="Ask for output keys of our own choice, so that a lost answer's output can be found.")
+        bool,
+        Meta(
+            description="Ask for output keys of our own choice, so that a lost answer's output can be found.",
+            extra=_about(
+                "switch",
+                "it is what keeps a lost answer from becoming a second result; off only where a policy forbids the keys",
+            ),
+        ),
     ] = True
 
-    collect: Annotated[bool, Meta(description="Put the contents of outputs into results.jsonl.")] = False
+    collect: Annotated[
+        bool,
+        Meta(
+            description="Put the contents of outputs into results.jsonl.",
+            extra=_about("switch", "outputs may be large and are in S3 anyway; each costs a GET"),
+        ),
+    ] = False
     collect_max_bytes: Annotated[
         int,
         Meta(
             ge=1,
             le=1_000_000_000,
             description="Largest output that is collected; a larger one keeps its location only.",
+            extra=_about("bytes", "a line of results stays one that ordinary tools can read"),
         ),
     ] = 6_000_000
     payload_root: Annotated[
-        str | None, Meta(description="Folder that payload_path is relative to in the service. Default: the inbox.")
+        str | None,
+        Meta(
+            description="Folder that payload_path is relative to in the service. Default: the inbox.",
+            extra=_about("path", "whoever may write job files to the inbox may put payloads there too"),
+            examples=["/data/payloads"],
+        ),
     ] = None
     settle_seconds: Annotated[
         float,
-        Meta(ge=0, le=3600, description="A file in the inbox is taken when its size and time stood still for so long."),
+        Meta(
+            ge=0,
+            le=3600,
+            description="A file in the inbox is taken when its size and time stood still for so long.",
+            extra=_about(
+                "seconds",
+                "a copy that stalls writes again within it as a rule; files that are renamed in are whole anyway",
+            ),
+        ),
     ] = 2.0
     scan_seconds: Annotated[
-        float, Meta(gt=0, le=3600, description="The inbox is scanned this often; file events only make it sooner.")
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="The inbox is scanned this often; file events only make it sooner.",
+            extra=_about(
+                "seconds", "file events bring most files at once; where there are none, five seconds are soon enough"
+            ),
+        ),
     ] = 5.0
     file_deadline_seconds: Annotated[
         float | None,
-        Meta(description="What is not submitted so long after its job file was taken up expires. Default: never."),
+        Meta(
+            description="What is not submitted so long after its job file was taken up expires. Default: never.",
+            extra=_about("seconds", "late results are better than none, unless you say otherwise"),
+            examples=[86400.0],
+        ),
     ] = None
     retention_seconds: Annotated[
         float | None,
         Meta(
-            description="Ledger rows, done/ and results/ of a job file are kept so long after it is published. Default: for ever."
+            description="Ledger rows, done/ and results/ of a job file are kept so long after it is published. Default: for ever.",
+            extra=_about("seconds", "nothing is deleted unasked; set it, or the disk fills up"),
+            examples=[2592000.0],
         ),
     ] = None
     disk_reserve_bytes: Annotated[
@@ -180,6 +347,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             description="Intake stops while less than this is free on the spool's disk; what was accepted goes on.",
+            extra=_about("bytes", "room for the ledger and the results of what was accepted"),
         ),
     ] = 1024**3
     drain_seconds: Annotated[
@@ -188,6 +356,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             gt=0,
             le=3600,
             description="How long a stop waits for what is on the wire: less than the orchestrator's grace.",
+            extra=_about("seconds", "Kubernetes gives 30 before it kills, and five are for the last writes"),
         ),
     ] = 25.0
     line_max_bytes: Annotated[
@@ -196,17 +365,34 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=1024,
             le=1_000_000_000,
             description="Longest job line; a longer one is rejected without being held in memory.",
+            extra=_about(
+                "bytes", "a line that is longer is a broken file as a rule; large payloads belong into payload_path"
+            ),
         ),
     ] = 16 * 1024 * 1024
     work_max_bytes: Annotated[
-        int, Meta(ge=1, description="Disk budget for one uncompressed job file (compressed ones and stdin).")
+        int,
+        Meta(
+            ge=1,
+            description="Disk budget for one uncompressed job file (compressed ones and stdin).",
+            extra=_about("bytes", "a small archive can hold far more than the disk"),
+        ),
     ] = 64 * 1024**3
 
     log_format: Annotated[
-        Literal["json", "text"] | None, Meta(description="Default: text on a terminal, else json.")
+        Literal["json", "text"] | None,
+        Meta(
+            description="Default: text on a terminal, else json.",
+            extra=_about("choice", "people read text, collectors read JSON"),
+            examples=["json"],
+        ),
     ] = None
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="Least level that is logged.")
+        Literal["debug", "info", "warning", "error"],
+        Meta(
+            description="Least level that is logged.",
+            extra=_about("choice", "a line for each event of a lane or a job file, none for each job"),
+        ),
     ] = "info"
 
     def share(self) -> float:
@@ -228,6 +414,10 @@ class Described(Struct, frozen=True):
     variable: str
     default: str
     description: str
+    unit: str
+    reason: str
+    example: Any
+    """A value for who has to give one; None where the default is a value."""
 
 
 def describe() -> list[Described]:
@@ -238,7 +428,9 @@ def describe() -> list[Described]:
             flag="--" + item.name.replace("_", "-"),
             variable=PREFIX + item.name.upper(),
             default=_shown(item.default),
-            description=_description(item.name),
+            description=_meta(item.name).description or "",
+            **(_meta(item.name).extra or {}),
+            example=next(iter(_meta(item.name).examples or ()), None),
         )
         for item in msgspec.structs.fields(Settings)
     ]
@@ -273,7 +465,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], toml: Mapping[str
         try:
             settings[name] = _convert(name, value)
         except msgspec.ValidationError as error:
-            problems.append(f"{where}: {_reason(error)} (given: {value!r}). {_description(name)}")
+            problems.append(f"{where}: {_reason(error)} (given: {value!r}). {_meta(name).description}")
     if problems:
         raise UsageError("Settings cannot be used:\n" + "\n".join(f"  - {problem}" for problem in sorted(problems)))
     return Settings(**settings)
@@ -294,9 +486,10 @@ def _reason(error: msgspec.ValidationError) -> str:
     return str(error).partition(" - at ")[0].lower()
 
 
-def _description(name: str) -> str:
+def _meta(name: str) -> Meta:
+    """What the class says of the setting itself; the Meta of a type within has no description."""
     annotation = Settings.__annotations__[name]
-    return next(m.description for m in annotation.__metadata__ if isinstance(m, Meta) and m.description)
+    return next(meta for meta in annotation.__metadata__ if isinstance(meta, Meta) and meta.description)
 
 
 def _shown(default: Any) -> str:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 BALLAST_BYTES = 1 << 20
+# What must be free before it is laid again: its own mebibyte, let go, is no sign that somebody made space.
+ROOM_BYTES = 8 << 20
 
 
 def load(ledger: Path) -> None:
@@ -19,6 +21,12 @@ def load(ledger: Path) -> None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
+
+
+def has_room(ledger: Path) -> bool:
+    """Whether the disk has space to spare again. Quotas may say otherwise, and `load` then meets them."""
+    disk = os.statvfs(ledger.parent)
+    return disk.f_bavail * disk.f_frsize >= ROOM_BYTES
 
 
 def drop(ledger: Path) -> bool:

@@ -20,6 +20,10 @@ _CANNOT_USE = (
 )
 
 
+class LedgerFullError(LedgerFaultError):
+    """The disk is full; this call changed nothing, and can be made again when there is space."""
+
+
 def is_own_fault(error: Exception) -> bool:
     """Whether the error tells of a mistake in one call; any other error of SQLite means that the ledger cannot go on."""
     return not isinstance(error, sqlite3.Error) or isinstance(error, _OWN_FAULT)
@@ -47,6 +51,13 @@ def translated(error: sqlite3.Error | OSError, ledger: Path) -> DispatcherError:
 def full(ledger: Path) -> LedgerFaultError:
     """The disk of the ledger is full."""
     return LedgerFaultError(f"the disk of the ledger {ledger} is full; free some space and start again")
+
+
+def refused(ledger: Path) -> LedgerFullError:
+    """The disk of the ledger is full, and the call is none that must be recorded now."""
+    return LedgerFullError(
+        f"the disk of the ledger {ledger} is full; no new work is taken until there is space, what was sent is still recorded"
+    )
 
 
 def corrupt(ledger: Path, finding: str) -> LedgerCorruptError:

@@ -20,28 +20,35 @@ from dispatcher.model import (
     QueueId,
     Rejection,
     RunId,
-    State,
 )
 
 _FILES = """
     SELECT file, run_id, name, source, data_path, payload_root, size, taken_at, cursor_offset, cursor_line,
-           cursor_digest, intake_done, lines, rejected, published_at FROM file
+           cursor_digest, intake_done, lines, rejected, published_at, deadline_at, rebuilt FROM file
+"""
+# A number is never given twice: not even that of the last file when it was forgotten.
+_INSERT_FILE = """
+    INSERT INTO file (file, run_id, name, source, data_path, payload_root, size, taken_at, deadline_at, rebuilt,
+                      cursor_offset, cursor_line, cursor_digest)
+    SELECT 1 + max(last_file, coalesce((SELECT max(file) FROM file), 0)), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM ever
 """
 _INSERT_JOB = """
     INSERT INTO job (queue, line, file, id, shard, offset, length, size, transport, has_metadata)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_INSERT_DOUBTFUL = """
+    INSERT INTO job (queue, line, file, id, shard, offset, length, size, transport, has_metadata, state, attempts, maybe_sent)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 3, 0, 1)
+"""
 
 
 def add_file(store: Store, new: NewFile) -> JobFile:
     """Records a job file; ValueError if its run id is known."""
-    sql = """
-        INSERT INTO file (run_id, name, source, data_path, payload_root, size, taken_at, cursor_offset, cursor_line,
-                          cursor_digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    """
-    values = (new.run_id, new.name, new.source, new.data_path, new.payload_root, new.size_bytes, new.taken_at)
+    paths = (new.run_id, new.name, new.source, new.data_path, new.payload_root)
+    start = (rules.START.offset, rules.START.line, rules.START.digest)
+    values = (*paths, new.size_bytes, new.taken_at, new.deadline_at, new.rebuilt, *start)
     try:
-        cursor = store.connection.execute(sql, (*values, rules.START.offset, rules.START.line, rules.START.digest))
+        cursor = store.connection.execute(_INSERT_FILE, values)
     except sqlite3.IntegrityError as error:
         raise ValueError(f"the run id {new.run_id} is in the ledger already") from error
     return file_of(store, FileId(cursor.lastrowid or 0))
@@ -87,15 +94,14 @@ def accept(store: Store, batch: Intake) -> list[Rejection]:
 
 def _add_unique(store: Store, file: JobFile, jobs: Sequence[NewJob]) -> list[Rejection]:
     """Inserts as if no id came twice, which is nearly always so; the index says when it is not, and then they are sorted out."""
-    marker = len(store.moved), len(store.made)
+    marker = store.marker()
     store.connection.execute("SAVEPOINT jobs")
     try:
         _add_jobs(store, file, jobs)
         twice: list[Rejection] = []
     except sqlite3.IntegrityError:
         store.connection.execute("ROLLBACK TO jobs")
-        store.forget()
-        del store.moved[marker[0] :], store.made[marker[1] :]
+        store.undo(marker)
         fresh, twice = rules.parted(jobs, _lines_of(store, file.file_id, jobs))
         _add_jobs(store, file, fresh)
     store.connection.execute("RELEASE jobs")
@@ -115,8 +121,11 @@ def _add_jobs(store: Store, file: JobFile, jobs: Sequence[NewJob]) -> None:
     for endpoint, group in groupby(by_endpoint, key=lambda job: job.endpoint):
         queue = store.queue(file.file_id, endpoint)
         rows = list(_rows(queue, file.file_id, shards.fill(queue, list(group))))
-        store.connection.executemany(_INSERT_JOB, rows)
-        store.moved.append(((queue, None, State.ACCEPTED), len(rows)))
+        store.connection.executemany(_INSERT_DOUBTFUL if file.rebuilt else _INSERT_JOB, rows)
+        store.moved.append(((queue, None, rules.first_state(file)), len(rows)))
+        if file.rebuilt and rows:
+            # Nothing of it is ever new to a claim; and `recover` looks for claimed jobs up to the mark only.
+            store.move_mark(queue, rows[-1][1])
 
 
 def _is_mixed(jobs: Sequence[NewJob]) -> bool:
@@ -174,6 +183,7 @@ def _add_rejections(store: Store, file: FileId, rejections: Sequence[Rejection])
     sql = "INSERT INTO rejection (file, line, id, reason, message) VALUES (?, ?, ?, ?, ?)"
     rows = [(file, each.line, each.id, each.reason.value, each.message) for each in rejections]
     store.connection.executemany(sql, rows)
+    store.rejected += len(rows)
 
 
 def _move_cursor(store: Store, batch: Intake, rejected: int) -> None:
@@ -187,7 +197,8 @@ def _move_cursor(store: Store, batch: Intake, rejected: int) -> None:
 
 
 def _file(row: tuple[Any, ...]) -> JobFile:
-    file, run, name, source, data, root, size, taken, offset, line, digest, done, lines, rejected, published_at = row
+    file, run, name, source, data, root, size, taken, *state = row
+    offset, line, digest, done, lines, rejected, published_at, deadline_at, rebuilt = state
     return JobFile(
         file_id=FileId(file),
         run_id=RunId(run),
@@ -197,6 +208,8 @@ def _file(row: tuple[Any, ...]) -> JobFile:
         payload_root=root,
         size_bytes=size,
         taken_at=taken,
+        deadline_at=deadline_at,
+        rebuilt=bool(rebuilt),
         cursor=Cursor(offset, line, digest),
         intake_done=bool(done),
         lines=lines,

@@ -84,6 +84,8 @@ def record_of(number: FileId, new: NewFile) -> JobFile:
         payload_root=new.payload_root,
         size_bytes=new.size_bytes,
         taken_at=new.taken_at,
+        deadline_at=new.deadline_at,
+        rebuilt=new.rebuilt,
         cursor=rules.START,
         intake_done=False,
         lines=0,
@@ -104,8 +106,8 @@ def due(lane: Lane) -> float | None:
     """When the first released job is due; drops entries whose job has moved on."""
     while lane.due:
         due_at, line = lane.due[0]
-        job = lane.jobs[line]
-        if job.state is State.ACCEPTED and job.due_at == due_at:
+        job = lane.jobs.get(line)
+        if job is not None and job.state is State.ACCEPTED and job.due_at == due_at:
             return due_at
         heappop(lane.due)
     return None
@@ -178,6 +180,16 @@ def _settle(job: Job, move: Settled) -> None:
     job.completed_at, job.error = move.completed_at, move.error
     if move.output_location is not None:
         job.receipt = Receipt(move.output_location, job.receipt.failure_location if job.receipt else None)
+
+
+def forget(file: File, lane: Lane, line: int) -> State:
+    """Drops the lane's first job, which is in `line`; the state it was in."""
+    job = lane.jobs.pop(line)
+    del file.ids[job.new.id]
+    del lane.shards[job.shard][0]
+    if not lane.shards[job.shard]:
+        del lane.shards[job.shard]
+    return job.state
 
 
 def open_job(job: Job) -> OpenJob:

@@ -26,6 +26,7 @@ from dispatcher.ledger.held import (
     apply,
     claimed,
     due,
+    forget,
     is_fresh,
     open_job,
     record_of,
@@ -33,12 +34,13 @@ from dispatcher.ledger.held import (
     take,
     target,
 )
-from dispatcher.ledger.tally import Observer, Tally
+from dispatcher.ledger.tally import Effects, Moved, Observer, Tally
 from dispatcher.lifecycle import IllegalMoveError
 from dispatcher.model import (
     SHARD_JOBS,
     Claim,
     EndpointName,
+    Error,
     FileId,
     Intake,
     JobFile,
@@ -70,6 +72,8 @@ class MemoryLedger:
         self._lanes: dict[QueueId, Lane] = {}
         self._ambiguous: list[tuple[float, JobKey]] = []
         self._tally = Tally()
+        # The highest numbers given: none is given twice, also when its file is forgotten.
+        self._last_file = self._last_queue = 0
         self._fault: str | None = None
         self._closed = False
 
@@ -104,6 +108,12 @@ class MemoryLedger:
 
     def subscribe(self, observer: Observer) -> None:
         self._tally.subscribe(observer)
+
+    def totals(self) -> dict[tuple[EndpointName, State], int]:
+        return self._tally.totals()
+
+    def lines(self) -> tuple[int, int]:
+        return self._tally.lines()
 
     # --- dispatch ---
 
@@ -147,6 +157,12 @@ class MemoryLedger:
     async def find(self, id: str) -> list[tuple[FileId, JobRow]]:
         return await self._done(lambda: self._find(id))
 
+    async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
+        return await self._done(lambda: self._end_unsent(file, state, at, error))
+
+    async def prune(self, published_before: float, limit: int) -> int:
+        return await self._done(lambda: self._prune(published_before, limit))
+
     async def aclose(self) -> None:
         """Idempotent; every later call is a programming error."""
         self._closed = True
@@ -165,7 +181,8 @@ class MemoryLedger:
     def _add_file(self, new: NewFile) -> JobFile:
         if any(file.record.run_id == new.run_id for file in self._files.values()):
             raise ValueError(f"the run id {new.run_id} is in the ledger already")
-        number = FileId(len(self._files) + 1)
+        self._last_file += 1
+        number = FileId(self._last_file)
         self._files[number] = File(record_of(number, new))
         return self._files[number].record
 
@@ -194,7 +211,9 @@ class MemoryLedger:
         made, added = self._add_jobs(file, jobs)
         file.rejections.extend(sorted([*batch.rejections, *twice], key=_line))
         self._move_cursor(file, batch, len(batch.rejections) + len(twice))
-        self._tally.apply(made, {(queue, None, State.ACCEPTED): jobs for queue, jobs in added.items()})
+        first = rules.first_state(file.record)
+        moved: dict[Moved, int] = {(queue, None, first): jobs for queue, jobs in added.items()}
+        self._tally.apply(Effects(made=made, moved=moved, rejected=len(batch.rejections) + len(twice)))
         return twice
 
     def _add_jobs(self, file: File, jobs: Sequence[NewJob]) -> tuple[list[Queue], Counter[QueueId]]:
@@ -209,7 +228,8 @@ class MemoryLedger:
 
     def _lane(self, file: File, endpoint: EndpointName) -> Lane:
         if endpoint not in file.lanes:
-            queue = Queue(QueueId(len(self._lanes) + 1), file.record.file_id, endpoint)
+            self._last_queue += 1
+            queue = Queue(QueueId(self._last_queue), file.record.file_id, endpoint)
             file.lanes[endpoint] = self._lanes[queue.queue_id] = Lane(queue)
         return file.lanes[endpoint]
 
@@ -221,7 +241,11 @@ class MemoryLedger:
         job = Job(key=JobKey(lane.queue.queue_id, new.line), new=new, shard=shard, transport=new.transport)
         lane.jobs[new.line] = file.ids[new.id] = job
         lane.shards[shard].append(job)
-        lane.fresh.append(job)
+        if file.record.rebuilt:
+            job.state, job.maybe_sent = State.AMBIGUOUS, True
+            self._wait(job)
+        else:
+            lane.fresh.append(job)
 
     def _move_cursor(self, file: File, batch: Intake, rejected: int) -> None:
         old = file.record
@@ -242,7 +266,7 @@ class MemoryLedger:
         claims: list[Claim] = []
         while len(claims) < limit and (job := take(lane, now)):
             claims.append(claimed(lane, job, redirect))
-        self._tally.apply((), {(queue, State.ACCEPTED, State.CLAIMED): len(claims)})
+        self._tally.apply(Effects(moved={(queue, State.ACCEPTED, State.CLAIMED): len(claims)}))
         return claims
 
     def _next_due_at(self, queue: QueueId) -> float | None:
@@ -260,14 +284,14 @@ class MemoryLedger:
         states: dict[JobKey, State] = {}
         for move in moves:
             self._check(move, states)
-        changes: Counter[tuple[QueueId, State | None, State]] = Counter()
+        changes: Counter[Moved] = Counter()
         for move in moves:
             job = self._job(move.key)
             prior = job.state
             apply(job, move)
             self._wait(job)
             changes[job.key.queue, prior, job.state] += 1
-        self._tally.apply((), changes)
+        self._tally.apply(Effects(moved=changes))
 
     def _check(self, move: Move, states: dict[JobKey, State]) -> None:
         prior = rules.prior_of(move)
@@ -284,6 +308,9 @@ class MemoryLedger:
             raise IllegalMoveError(f"there is no job {tuple(key)}")
         return lane.jobs[key.line]
 
+    def _holds(self, key: JobKey) -> bool:
+        return key.queue in self._lanes and key.line in self._lanes[key.queue].jobs
+
     def _wait(self, job: Job) -> None:
         """Notes when the job is to be taken up again."""
         if job.state is State.ACCEPTED:
@@ -292,14 +319,59 @@ class MemoryLedger:
             heappush(self._ambiguous, (job.due_at, job.key))
 
     def _recover(self, due_at: float) -> int:
-        lost: Counter[tuple[QueueId, State | None, State]] = Counter()
+        lost: Counter[Moved] = Counter()
         for job in self._jobs():
             if job.state is State.CLAIMED:
                 job.state, job.maybe_sent, job.due_at = State.AMBIGUOUS, True, due_at
                 self._wait(job)
                 lost[job.key.queue, State.CLAIMED, State.AMBIGUOUS] += 1
-        self._tally.apply((), lost)
+        self._tally.apply(Effects(moved=lost))
         return lost.total()
+
+    # --- what ends and what is forgotten ---
+
+    def _end_unsent(self, number: FileId, state: State, at: float, error: Error) -> int:
+        ended: Counter[Moved] = Counter()
+        waiting, lanes = rules.ended_from(state), self._file(number).lanes.values()
+        for job in [job for lane in lanes for job in lane.jobs.values() if job.state in waiting]:
+            ended[job.key.queue, job.state, state] += 1
+            job.state, job.completed_at, job.error = state, at, error
+        self._tally.apply(Effects(moved=ended))
+        return ended.total()
+
+    def _prune(self, published_before: float, limit: int) -> int:
+        pruned: Counter[tuple[QueueId, State]] = Counter()
+        gone: list[Queue] = []
+        left = limit
+        for number in self._published_before(published_before):
+            left -= self._shrink(self._files[number], left, pruned)
+            if left <= 0:
+                break
+            gone.extend(lane.queue for lane in self._forget(number))
+            left -= 1
+        self._tally.apply(Effects(pruned=pruned, gone=gone))
+        return limit - left
+
+    def _published_before(self, at: float) -> list[FileId]:
+        dated = [(file.record.published_at, number) for number, file in self._files.items()]
+        return [
+            number for _, number in sorted((when, number) for when, number in dated if when is not None and when < at)
+        ]
+
+    def _shrink(self, file: File, limit: int, pruned: Counter[tuple[QueueId, State]]) -> int:
+        """Forgets up to `limit` jobs, then rejections, of a file; how many."""
+        jobs = [(lane, line) for lane in file.lanes.values() for line in lane.jobs][: max(0, limit)]
+        for lane, line in jobs:
+            pruned[lane.queue.queue_id, forget(file, lane, line)] += 1
+        bad = min(limit - len(jobs), len(file.rejections))
+        del file.rejections[:bad]
+        return len(jobs) + bad
+
+    def _forget(self, number: FileId) -> list[Lane]:
+        lanes = list(self._files.pop(number).lanes.values())
+        for lane in lanes:
+            del self._lanes[lane.queue.queue_id]
+        return lanes
 
     # --- reading ---
 
@@ -308,7 +380,8 @@ class MemoryLedger:
 
     def _lost(self) -> list[Job]:
         """The ambiguous jobs, oldest first; stale entries are dropped on the way."""
-        entries = {entry: self._job(entry[1]) for entry in self._ambiguous}
+        held = [entry for entry in self._ambiguous if self._holds(entry[1])]
+        entries = {entry: self._job(entry[1]) for entry in held}
         live = {entry: job for entry, job in entries.items() if job.state is State.AMBIGUOUS and job.due_at == entry[0]}
         self._ambiguous = sorted(live)
         return [live[entry] for entry in self._ambiguous]

@@ -6,8 +6,9 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any
 
-from dispatcher.ledger.codes import TRANSPORTS, state_of
+from dispatcher.ledger.codes import STATES, TRANSPORTS, state_of
 from dispatcher.ledger.store import Store
+from dispatcher.ledger.tally import Sums, Totals
 from dispatcher.model import EndpointName, Error, FileId, JobKey, JobRow, OpenJob, Queue, QueueId, Receipt, Shard, State
 
 _LOCATIONS = "LEFT JOIN folder o ON o.folder = j.out_folder LEFT JOIN folder f ON f.folder = j.fail_folder"
@@ -47,6 +48,18 @@ def counts(store: Store) -> dict[tuple[QueueId, State], int]:
                {codes} FROM job j JOIN queue q ON q.queue = j.queue GROUP BY j.queue
     """  # noqa: S608
     return dict(pair for row in store.connection.execute(sql) for pair in _sums(*row))
+
+
+def sums(store: Store) -> Sums:
+    """What the loop's side must know when the ledger is opened."""
+    accepted, rejected = store.connection.execute("SELECT accepted, rejected FROM ever").fetchone()
+    return Sums(queues(store), counts(store), totals(store), accepted, rejected)
+
+
+def totals(store: Store) -> Totals:
+    """How many jobs ever came into each state."""
+    rows = store.connection.execute("SELECT endpoint, state, jobs FROM total")
+    return {(EndpointName(endpoint), STATES[code]): jobs for endpoint, code, jobs in rows}
 
 
 def shards(store: Store, holding: Iterable[QueueId]) -> list[Shard]:

@@ -28,6 +28,8 @@ START: Final = Cursor(0, 0, sha256().hexdigest())
 
 _SETTLING: Final = frozenset((prior, state) for (prior, _), state in TABLE.items() if state in FINAL_STATES)
 
+_ENDED_FROM: Final = {State.CANCELLED: (State.ACCEPTED,), State.EXPIRED: (State.ACCEPTED, State.AMBIGUOUS)}
+
 
 def prior_of(move: Move) -> State:
     """The state that the ledger must hold for the move to be legal. IllegalMoveError if the table has no such move."""
@@ -47,6 +49,19 @@ def settling(key: JobKey, prior: State, state: State) -> State:
     if (prior, state) not in _SETTLING:
         raise IllegalMoveError(f"job {tuple(key)} cannot be settled from {prior} as {state}")
     return prior
+
+
+def first_state(file: JobFile) -> State:
+    """Where the jobs of a file begin: those of a rebuilt one may have been sent."""
+    return State.AMBIGUOUS if file.rebuilt else State.ACCEPTED
+
+
+def ended_from(state: State) -> tuple[State, ...]:
+    """The states that `end_unsent` ends as `state`. ValueError if it cannot end a job so."""
+    try:
+        return _ENDED_FROM[state]
+    except KeyError:
+        raise ValueError(f"what was not sent cannot end as {state}; it is cancelled or expires") from None
 
 
 def is_known(file: JobFile, batch: Intake) -> bool:

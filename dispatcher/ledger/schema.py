@@ -2,11 +2,15 @@
 
 `PRAGMA application_id` marks the file as a ledger, `PRAGMA user_version` counts the steps it has taken. All steps that
 a file lacks are applied in one transaction, in order; a step that was released is never changed, a new one is added.
+A crash on the way leaves the file at the version that it had.
 
 A job is one row of about 60 bytes. `state` 0 is a job as intake wrote it: it is claimed, by its first attempt, when
 its line is at or before its queue's `claimed_through`, else accepted. So a claim of any number of new jobs changes one
 row. Every other state is written out (`codes`). `attempts` is stored as 1 from the start for the same reason, and counts as 0
 while a new job is not claimed.
+
+`total` counts every entry into a state (written by `codes`), and `ever` the lines; both only grow, also when rows are forgotten. `ever`
+has one row, which remembers the highest numbers of forgotten files and queues too, so that no number is given twice.
 """
 
 import sqlite3
@@ -107,7 +111,54 @@ FIRST = (
     "CREATE INDEX job_ambiguous ON job (due_at) WHERE state = 3",
 )
 
-MIGRATIONS = (FIRST,)
+# What the rows prove: a job was accepted once, and once in each state that it shows a trace of.
+_SEED_TOTALS = """
+    INSERT INTO total (endpoint, state, jobs)
+    WITH shown AS MATERIALIZED (
+        SELECT q.endpoint AS endpoint, count(*) AS accepted,
+               sum(CASE j.state WHEN 0 THEN j.line <= q.claimed_through ELSE j.attempts > 0 END) AS claimed,
+               sum(j.maybe_sent) AS ambiguous, sum(j.submitted_at IS NOT NULL) AS submitted,
+               sum(j.state = 5) AS succeeded, sum(j.state = 6) AS failed, sum(j.state = 7) AS expired,
+               sum(j.state = 8) AS dead, sum(j.state = 9) AS cancelled
+        FROM job j JOIN queue q ON q.queue = j.queue GROUP BY j.queue
+    ), entered (endpoint, state, jobs) AS (
+        SELECT endpoint, 1, accepted FROM shown UNION ALL SELECT endpoint, 2, claimed FROM shown
+        UNION ALL SELECT endpoint, 3, ambiguous FROM shown UNION ALL SELECT endpoint, 4, submitted FROM shown
+        UNION ALL SELECT endpoint, 5, succeeded FROM shown UNION ALL SELECT endpoint, 6, failed FROM shown
+        UNION ALL SELECT endpoint, 7, expired FROM shown UNION ALL SELECT endpoint, 8, dead FROM shown
+        UNION ALL SELECT endpoint, 9, cancelled FROM shown
+    )
+    SELECT endpoint, state, sum(jobs) FROM entered GROUP BY endpoint, state HAVING sum(jobs) > 0
+"""
+
+SECOND = (
+    "ALTER TABLE file ADD COLUMN deadline_at REAL",
+    "ALTER TABLE file ADD COLUMN rebuilt INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX file_published ON file (published_at, file) WHERE published_at IS NOT NULL",
+    """
+    CREATE TABLE total (
+        endpoint TEXT NOT NULL,
+        state INTEGER NOT NULL,
+        jobs INTEGER NOT NULL,
+        PRIMARY KEY (endpoint, state)
+    ) STRICT, WITHOUT ROWID
+    """,
+    _SEED_TOTALS,
+    """
+    CREATE TABLE ever (
+        accepted INTEGER NOT NULL,
+        rejected INTEGER NOT NULL,
+        last_file INTEGER NOT NULL DEFAULT 0,
+        last_queue INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    """
+    INSERT INTO ever (accepted, rejected)
+    SELECT (SELECT count(*) FROM job), coalesce(sum(rejected), 0) FROM file
+    """,
+)
+
+MIGRATIONS = (FIRST, SECOND)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

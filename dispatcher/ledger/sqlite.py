@@ -1,23 +1,30 @@
 """The ledger on SQLite, as the event loop sees it: each method hands one operation to the ledger's thread and waits.
 
-Nothing here touches the file. State of the loop's side: the tally, and whether the ledger is broken or closed; each is
+Nothing here touches the file. State of the loop's side: the tally, and whether the ledger is full, broken or closed; each is
 changed on the loop alone, when a commit is delivered.
+
+Every call is one operation, all or nothing, but for `end_unsent`: it walks the file in slices, so that other calls are
+answered between them, and one that is broken off has ended a part; made again it ends the rest.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from dispatcher.errors import DispatcherError
-from dispatcher.ledger import filing, moving, opening, reading, writer
-from dispatcher.ledger.store import Store
-from dispatcher.ledger.tally import Observer, Tally
-from dispatcher.ledger.writer import QUEUED_CALLS, Call, Commit, Inbox, Operation, Writer
+from dispatcher.ledger import ending, filing, moving, opening, reading, rules, writer
+from dispatcher.ledger.calls import QUEUED_CALLS, Answer, Call, Commit, Operation
+from dispatcher.ledger.ending import Ending
+from dispatcher.ledger.tally import Observer, Sums, Tally
+from dispatcher.ledger.thread import LedgerThread
+from dispatcher.ledger.upkeep import Pace
+from dispatcher.ledger.writer import Writer
 from dispatcher.model import (
     Claim,
+    EndpointName,
+    Error,
     FileId,
     Intake,
     JobFile,
@@ -40,17 +47,21 @@ OnCommit = Callable[[float, int], None]
 
 
 async def open_sqlite(
-    path: Path, *, on_commit: OnCommit | None = None, connect: opening.Connect = opening.connect
+    path: Path,
+    *,
+    on_commit: OnCommit | None = None,
+    connect: opening.Connect = opening.connect,
+    pace: Pace = Pace(),  # noqa: B008 - frozen
 ) -> "SqliteLedger":
     """Opens or makes the ledger `path`; its folder too.
 
     Raises UsageError (path cannot be used, made by a newer version), LedgerHeldError, LedgerCorruptError,
-    LedgerFaultError. `connect` is for tests that break the disk.
+    LedgerFaultError. `connect` is for tests that break the disk, `pace` for those that cannot wait.
     """
     loop = asyncio.get_running_loop()
-    thread = _Thread(loop)
+    thread = LedgerThread(loop)
     ledger = SqliteLedger(thread, on_commit)
-    worker = Writer(path, thread.inbox, thread.posting(ledger.deliver), connect)
+    worker = Writer(path, thread.inbox, thread.posting(ledger.deliver), connect, pace)
     thread.worker = writer.start(worker, thread.report_open, thread.report_closed)
     try:
         ledger.begin(await asyncio.shield(thread.opened))
@@ -64,63 +75,10 @@ async def open_sqlite(
     return ledger
 
 
-class _Opened(NamedTuple):
-    queues: list[Queue]
-    counts: dict[tuple[QueueId, State], int]
-
-
-class _Thread:
-    """The loop's end of the ledger's thread. `opened` and `closed` are set once, by the thread's two reports."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.inbox = Inbox()
-        self.opened: asyncio.Future[_Opened] = loop.create_future()
-        self.closed: asyncio.Future[DispatcherError | None] = loop.create_future()
-        self.worker: Thread | None = None
-        self._loop = loop
-
-    async def ended(self) -> DispatcherError | None:
-        """Waits for the thread's end; the error that closing met."""
-        error = await asyncio.shield(self.closed)
-        if self.worker is not None:
-            # Its report was the last thing it did, so this takes no time.
-            self.worker.join()
-        return error
-
-    def posting(self, take: Callable[[T], None]) -> Callable[[T], None]:
-        """`take`, called from the thread, run on the loop; nothing where the loop is gone and nobody waits any more."""
-
-        def post(value: T) -> None:
-            try:
-                self._loop.call_soon_threadsafe(take, value)
-            except RuntimeError:
-                if not self._loop.is_closed():
-                    raise
-
-        return post
-
-    def report_open(self, store: Store) -> None:
-        """From the thread: the file is open; reads all that the loop's side must know of it."""
-        self.posting(self._set_opened)(_Opened(reading.queues(store), reading.counts(store)))
-
-    def report_closed(self, error: DispatcherError | None) -> None:
-        """From the thread: it ends, with the error that closing or opening met."""
-        self.posting(self._set_closed)(error)
-
-    def _set_opened(self, opened: _Opened) -> None:
-        if not self.opened.done():
-            self.opened.set_result(opened)
-
-    def _set_closed(self, error: DispatcherError | None) -> None:
-        if error is not None and not self.opened.done():
-            self.opened.set_exception(error)
-        self.closed.set_result(error)
-
-
 class SqliteLedger:
     """A `Ledger` in one SQLite file; made by `open_sqlite`."""
 
-    def __init__(self, thread: _Thread, on_commit: OnCommit | None) -> None:
+    def __init__(self, thread: LedgerThread, on_commit: OnCommit | None) -> None:
         self._thread = thread
         self._on_commit = on_commit
         self._tally = Tally()
@@ -129,17 +87,21 @@ class SqliteLedger:
         self._fault: DispatcherError | None = None
         self._ended = False
         self._wal_bytes = 0
+        self._full = False
+        # Set while nobody has to wait for space: written by `deliver` and `aclose`, read by `free`.
+        self._room = asyncio.Event()
+        self._room.set()
 
     # --- the Protocol: job files and intake ---
 
     async def add_file(self, new: NewFile) -> JobFile:
-        return await self._call(partial(filing.add_file, new=new), begins=True)
+        return await self._call(partial(filing.add_file, new=new), deferrable=True)
 
     async def files(self) -> list[JobFile]:
         return await self._call(filing.files)
 
     async def accept(self, batch: Intake) -> list[Rejection]:
-        return await self._call(partial(filing.accept, batch=batch), begins=True)
+        return await self._call(partial(filing.accept, batch=batch), deferrable=True)
 
     async def published(self, file: FileId, at: float) -> None:
         await self._call(partial(filing.published, file=file, at=at))
@@ -158,6 +120,23 @@ class SqliteLedger:
     def subscribe(self, observer: Observer) -> None:
         self._tally.subscribe(observer)
 
+    def totals(self) -> dict[tuple[EndpointName, State], int]:
+        return self._tally.totals()
+
+    def lines(self) -> tuple[int, int]:
+        return self._tally.lines()
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk is full: `add_file`, `accept`, `claim`, `end_unsent` and `prune` raise LedgerFullError, the rest works."""
+        return self._full
+
+    async def free(self) -> None:
+        """Returns when the disk is not full, mostly at once. Raises what any call would raise."""
+        while self._full and self._fault is None and not self._ended:
+            await self._room.wait()
+        self._assert_usable()
+
     def wal_bytes(self) -> int:
         """The size of the write-ahead log after the last commit. Does not wait."""
         return self._wal_bytes
@@ -166,7 +145,7 @@ class SqliteLedger:
 
     async def claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None = None) -> list[Claim]:
         operation = partial(moving.claim, queue=queue, limit=limit, now=now, redirect=redirect)
-        return await self._call(operation, begins=True)
+        return await self._call(operation, deferrable=True)
 
     async def next_due_at(self, queue: QueueId) -> float | None:
         return await self._call(partial(moving.next_due_at, queue=queue))
@@ -207,10 +186,25 @@ class SqliteLedger:
     async def find(self, id: str) -> list[tuple[FileId, JobRow]]:
         return await self._call(partial(reading.find, id=id))
 
+    # --- what ends and what is forgotten ---
+
+    async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
+        """In slices: see the top."""
+        waiting = rules.ended_from(state)
+        through = (await self._call(partial(filing.file_of, file=file))).cursor.line
+        holding = set(self._tally.holding(*waiting))
+        spec = Ending(state, at, error, through)
+        return sum([await self._end(queue, spec) for queue in self._queues_of(file) if queue in holding])
+
+    async def prune(self, published_before: float, limit: int) -> int:
+        operation = partial(ending.prune, published_before=published_before, limit=limit)
+        return await self._call(operation, deferrable=True)
+
     async def aclose(self) -> None:
         """Waits for what was handed in. LedgerFaultError if the last checkpoint is what shows that the disk failed."""
         if not self._ended:
             self._ended = True
+            self._room.set()
             self._thread.inbox.end()
         error = await self._thread.ended()
         if error is not None:
@@ -218,16 +212,17 @@ class SqliteLedger:
 
     # --- the thread's end ---
 
-    def begin(self, opened: _Opened) -> None:
+    def begin(self, opened: Sums) -> None:
         """Takes what the file held when it was opened."""
-        self._tally = Tally(opened.queues, opened.counts)
+        self._tally = Tally(opened)
 
     def deliver(self, commit: Commit) -> None:
         """Takes one commit in: sums and observers first, then the answers."""
         self._fault = commit.fault
         self._wal_bytes = commit.wal_bytes
+        self._take_full(full=commit.full)
         try:
-            self._tally.apply(commit.made, commit.moved)
+            self._tally.apply(commit.effects)
             if self._on_commit is not None and commit.rows:
                 self._on_commit(commit.seconds, commit.rows)
         finally:
@@ -236,26 +231,44 @@ class SqliteLedger:
                 self._slots.release()
                 _resolve(answer)
 
-    async def _call(self, operation: Operation[T], *, begins: bool = False) -> T:
+    def _take_full(self, *, full: bool) -> None:
+        self._full = full
+        if full and self._fault is None and not self._ended:
+            self._room.clear()
+        else:
+            self._room.set()
+
+    async def _end(self, queue: QueueId, spec: Ending) -> int:
+        total, shard = 0, -1
+        while ended := await self._call(
+            partial(ending.end_slice, queue=queue, after_shard=shard, ending=spec), deferrable=True
+        ):
+            total, shard = total + ended.jobs, ended.shard
+        return total
+
+    async def _call(self, operation: Operation[T], *, deferrable: bool = False) -> T:
         await self._slots.acquire()
-        if self._ended or self._fault is not None:
+        try:
+            self._assert_usable()
+        except BaseException:
             self._slots.release()
-            self._refuse()
+            raise
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._thread.inbox.put(Call(operation, begins, future))
+        self._thread.inbox.put(Call(operation, deferrable, future))
         # A cancel here leaves the call with the thread: it may happen or have happened, and its slot is freed with its answer.
         return await future
 
-    def _refuse(self) -> None:
+    def _assert_usable(self) -> None:
         if self._fault is not None:
             raise writer.again(self._fault)
-        raise RuntimeError("the ledger is closed")
+        if self._ended:
+            raise RuntimeError("the ledger is closed")
 
     def _queues_of(self, file: FileId) -> list[QueueId]:
         return [queue.queue_id for queue in self._tally.queues() if queue.file_id == file]
 
 
-def _resolve(answer: writer.Answer) -> None:
+def _resolve(answer: Answer) -> None:
     future: asyncio.Future[Any] = answer.call.future
     if future.done():
         return

@@ -7,106 +7,42 @@ more to come, because the calls that come while it commits are the next group.
 No answer is given before the commit returned. A call that raises is rolled back alone, to its savepoint. An error of
 the file or disk ends the ledger: the group, all that is queued and every later call get it, and nothing is tried
 again, because after a failed fsync no later success can be believed. Only a full disk gets one more try, with the
-ballast let go, and from then on calls that begin new work are refused, so that what has happened can still be recorded.
+ballast let go. From then on calls that can be made later are refused, so that what has happened can still be recorded,
+until there was space to lay the ballast again. A full disk without a ballast ends the ledger like any other fault.
+
+When nothing changes for a while the log is moved into the file (`upkeep`).
 
 After a crash the file holds every committed group and nothing of any other.
 """
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple, TypeVar
-
-from msgspec import Struct
 
 from dispatcher.errors import DispatcherError, LedgerFaultError
 from dispatcher.ledger import ballast, faults
+from dispatcher.ledger.calls import Answer, Call, Commit, Deliver, Inbox
 from dispatcher.ledger.lock import Release
 from dispatcher.ledger.opening import WAL_LIMIT_BYTES, Connect, open_file
 from dispatcher.ledger.store import Store
-from dispatcher.ledger.tally import Moved
-from dispatcher.model import Queue
-
-T = TypeVar("T")
-Operation = Callable[[Store], T]
-
-GROUP_CALLS = 128
-QUEUED_CALLS = 1_024
-
-
-class Call(NamedTuple):
-    """One call and where its answer goes. `begins` says that it begins new work, which a full disk refuses."""
-
-    operation: Operation[Any]
-    begins: bool
-    future: "asyncio.Future[Any]"
-
-
-class Answer(NamedTuple):
-    """What a call returns or raises."""
-
-    call: Call
-    value: Any
-    error: BaseException | None
-
-
-class Commit(Struct, frozen=True):
-    """One group, durable or failed. `rows` is how many rows it changed, `fault` what ended the ledger in it."""
-
-    answers: list[Answer]
-    made: list[Queue]
-    moved: dict[Moved, int]
-    seconds: float
-    rows: int
-    wal_bytes: int
-    fault: DispatcherError | None = None
-
-
-Deliver = Callable[[Commit], None]
-
-
-class Inbox:
-    """The calls that wait for the thread, and the sign that no more come."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
-
-    def put(self, call: Call) -> None:
-        """Hands a call in; from the event loop."""
-        self._calls.put(call)
-
-    def end(self) -> None:
-        """No call follows; from the event loop, once."""
-        self._calls.put(None)
-
-    def group(self) -> tuple[list[Call], bool]:
-        """Waits for a call, then takes what else is there; whether more may come."""
-        calls: list[Call] = []
-        with suppress(Empty):
-            while len(calls) < GROUP_CALLS:
-                call = self._calls.get(block=not calls)
-                if call is None:
-                    return calls, False
-                calls.append(call)
-        return calls, True
+from dispatcher.ledger.tally import Effects
+from dispatcher.ledger.upkeep import Pace, Upkeep
 
 
 class Writer:
     """What the thread does. Every method but the constructor runs on it."""
 
-    def __init__(self, path: Path, inbox: Inbox, deliver: Deliver, connect: Connect) -> None:
+    def __init__(self, path: Path, inbox: Inbox, deliver: Deliver, connect: Connect, pace: Pace) -> None:
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
         self._inbox = inbox
         self._deliver = deliver
         self._connect = connect
+        self._upkeep = Upkeep(pace)
         self._fault: DispatcherError | None = None
-        self._full = False
 
     def run(self, opened: Callable[[Store], None], closed: Callable[[DispatcherError | None], None]) -> None:
         """Opens the ledger, tells so, serves until the inbox ends, closes the ledger, tells so. Raises what opening raises."""
@@ -122,20 +58,48 @@ class Writer:
         closed(fault)
 
     def _serve(self, store: Store) -> None:
+        # A log that the last process left may wait from the start.
+        self._upkeep.changed(time.monotonic())
         more = True
         while more:
-            calls, more = self._inbox.group()
+            calls, more = self._inbox.group(self._patience())
             if calls:
                 self._deliver(self._commit(store, calls))
                 self._checkpoint_if_long(store)
+            if more and self._fault is None:
+                self._look_after(store, time.monotonic())
+
+    def _patience(self) -> float | None:
+        return None if self._fault is not None else self._upkeep.patience(time.monotonic())
+
+    def _look_after(self, store: Store, now: float) -> None:
+        """Does what is due, and tells of it."""
+        checkpoint, look = self._upkeep.wants_checkpoint(now), self._upkeep.wants_look(now)
+        if checkpoint:
+            self._checkpoint(store.connection)
+        if look:
+            self._look_for_space(now)
+        if checkpoint or look:
+            self._deliver(self._notice())
+
+    def _look_for_space(self, now: float) -> None:
+        self._upkeep.filled(now)
+        with suppress(OSError):
+            if ballast.has_room(self._path):
+                ballast.load(self._path)
+                self._upkeep.emptied()
+
+    def _notice(self) -> Commit:
+        return Commit([], Effects(), 0.0, 0, self._wal_bytes(), self._upkeep.full, self._fault)
 
     def _commit(self, store: Store, calls: Sequence[Call]) -> Commit:
         before, start = store.connection.total_changes, time.perf_counter()
         answers = self._answers(store, calls)
         seconds = time.perf_counter() - start
-        made, moved = store.taken()
         rows = store.connection.total_changes - before
-        return Commit(answers, made, moved, seconds, rows, self._wal_bytes(), self._fault)
+        if rows:
+            self._upkeep.changed(time.monotonic())
+        return Commit(answers, store.taken(), seconds, rows, self._wal_bytes(), self._upkeep.full, self._fault)
 
     def _answers(self, store: Store, calls: Sequence[Call]) -> list[Answer]:
         if self._fault is not None:
@@ -154,8 +118,8 @@ class Writer:
 
     def _after(self, error: sqlite3.Error, store: Store, calls: Sequence[Call]) -> list[Answer]:
         """What becomes of a group whose transaction failed."""
-        if faults.is_full(error) and not self._full and ballast.drop(self._path):
-            self._full = True
+        if faults.is_full(error) and not self._upkeep.full and ballast.drop(self._path):
+            self._upkeep.filled(time.monotonic())
             return self._answers(store, calls)
         self._fault = faults.translated(error, self._path)
         self._fault.__cause__ = error
@@ -164,12 +128,13 @@ class Writer:
     def _transact(self, store: Store, calls: Sequence[Call]) -> list[Answer]:
         store.connection.execute("BEGIN")
         answers = [self._answer(store, call) for call in calls]
+        store.save_totals()
         store.connection.execute("COMMIT")
         return answers
 
     def _answer(self, store: Store, call: Call) -> Answer:
-        if call.begins and self._full:
-            return Answer(call, None, faults.full(self._path))
+        if call.deferrable and self._upkeep.full:
+            return Answer(call, None, faults.refused(self._path))
         return _isolated(store, call)
 
     def _roll_back(self, store: Store) -> None:
@@ -190,6 +155,7 @@ class Writer:
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Moves the log into the file. A full disk is no fault here: the log stays, and a commit that needs space says so."""
+        self._upkeep.checkpointed()
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
@@ -218,7 +184,7 @@ class Writer:
 
 def _isolated(store: Store, call: Call) -> Answer:
     """Runs a call so that its failure undoes it and nothing else."""
-    moved, made = len(store.moved), len(store.made)
+    marker = store.marker()
     store.connection.execute("SAVEPOINT call")
     try:
         answer = Answer(call, call.operation(store), None)
@@ -227,8 +193,7 @@ def _isolated(store: Store, call: Call) -> Answer:
         if not faults.is_own_fault(error):
             raise
         store.connection.execute("ROLLBACK TO call")
-        store.forget()
-        del store.moved[moved:], store.made[made:]
+        store.undo(marker)
         answer = Answer(call, None, ValueError(str(error)) if isinstance(error, sqlite3.Error) else error)
     store.connection.execute("RELEASE call")
     return answer

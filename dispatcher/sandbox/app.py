@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dispatcher.sandbox import plane, s3
 from dispatcher.sandbox import runtime as sagemaker
-from dispatcher.sandbox import s3
 from dispatcher.sandbox.blobs import Blob, Spool
 from dispatcher.sandbox.chunked import ChunkedDecoder, ChunkedError
 from dispatcher.sandbox.counts import Counts
@@ -137,13 +137,15 @@ class App:
             return self._invoke(exchange, body)
         if operation is Operation.CONTROL:
             return Answer(self.control(exchange.request, exchange.target.name, body))
+        if operation in plane.OPERATIONS:
+            return Answer(self._describe(exchange, body))
         return Answer(self._object(exchange, body))
 
     def _invoke(self, exchange: Exchange, body: Blob) -> Answer:
         request, fault = exchange.request, exchange.fault
         if exchange.too_large:
             return Answer(_TOO_LARGE)
-        why = self._verifier.sagemaker(_signed(request), body.sha256(), time.time()) if self._checks else None
+        why = self._verifier.sagemaker(_signed(request), body.sha256(), self._now()) if self._checks else None
         if why is not None:
             return Answer(sagemaker.refusal(why))
         error = refused(fault, Operation.INVOKE) if fault is not None else None
@@ -153,7 +155,7 @@ class App:
 
     def _object(self, exchange: Exchange, body: Blob) -> Reply:
         request, target, fault = exchange.request, exchange.target, exchange.fault
-        why = self._verifier.s3(_signed(request), time.time()) if self._checks else None
+        why = self._verifier.s3(_signed(request), self._now()) if self._checks else None
         why = why or self._body_why(exchange, body)
         if why is not None:
             return s3.refusal(why, target, request)
@@ -161,6 +163,18 @@ class App:
         if error is not None:
             return s3.refusal(Refusal(error.code, error.status, error.message), target, request, error.retry_after_ms)
         return self._s3.answer(s3.Call(target, request, body, exchange.trailers))
+
+    def _describe(self, exchange: Exchange, body: Blob) -> Reply:
+        request, target, fault = exchange.request, exchange.target, exchange.fault
+        check = self._verifier.sagemaker if target.operation is Operation.DESCRIBE else self._verifier.sts
+        why = check(_signed(request), body.sha256(), self._now()) if self._checks else None
+        error = refused(fault, target.operation) if fault is not None else None
+        if why is None and error is not None:
+            why = Refusal(error.code, error.status, error.message)
+        return plane.answer(self.settings, target, body, self._now(), why)
+
+    def _now(self) -> float:
+        return time.time() + self.settings.clock_offset_seconds
 
     def _body_why(self, exchange: Exchange, body: Blob) -> Refusal | None:
         if exchange.broken:

@@ -30,6 +30,9 @@ _S3 = {
 }
 
 
+_OF_SAGEMAKER = {Operation.INVOKE, Operation.DESCRIBE, Operation.IDENTITY}
+
+
 class Refused(Struct, frozen=True):
     """An error that a fault answers with."""
 
@@ -41,7 +44,7 @@ class Refused(Struct, frozen=True):
 
 def refused(rule: FaultRule, operation: Operation) -> Refused | None:
     """The error a rule stands for; None where its kind is no error answer."""
-    found = (_SAGEMAKER if operation is Operation.INVOKE else _S3).get(rule.kind)
+    found = (_SAGEMAKER if operation in _OF_SAGEMAKER else _S3).get(rule.kind)
     if found is None:
         return None
     code, status, message = found

@@ -42,9 +42,20 @@ def route(request: Request) -> Target:
         return Target(Operation.INVOKE, name=unquote(found[1].decode("latin-1")))
     if request.path.startswith(CONTROL_PATH):
         return Target(Operation.CONTROL, name=request.path[len(CONTROL_PATH) :].decode("latin-1"))
+    if request.method == b"POST" and request.path == b"/" and (planned := _of_plane(request)) is not None:
+        return planned
     bucket, key = _address(request)
     parameters = _parameters(request.query)
     return Target(_s3_operation(request, bucket, key, parameters), "", bucket, key, parameters)
+
+
+def _of_plane(request: Request) -> Target | None:
+    """The control plane's operations are named in a header, those of STS in a form."""
+    service, _, name = request.headers.get(b"x-amz-target", b"").decode("latin-1").partition(".")
+    if service == "SageMaker":
+        return Target(Operation.DESCRIBE, name=name)
+    form = request.headers.get(b"content-type", b"").startswith(b"application/x-www-form-urlencoded")
+    return Target(Operation.IDENTITY) if form else None
 
 
 def _address(request: Request) -> tuple[str, str]:

@@ -159,7 +159,7 @@ class S3:
                 del buckets[name]
                 return Reply(204, (("x-amz-request-id", new_id()),))
             case b"HEAD":
-                return _ok((("x-amz-bucket-region", self.settings.region),))
+                return _ok((("x-amz-bucket-region", self.settings.bucket_regions.get(name, self.settings.region)),))
             case _:
                 return s3_xml.location(self.settings.region) if name else s3_xml.buckets(buckets, self.settings.account)
 

@@ -25,6 +25,8 @@ class Operation(StrEnum):
     LIST = "list"
     DELETE = "delete"
     BUCKET = "bucket"
+    DESCRIBE = "describe"
+    IDENTITY = "identity"
     CONTROL = "control"
     UNKNOWN = "unknown"
 
@@ -56,7 +58,7 @@ class FaultRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `retry_after_ms` adds the header `x-amz-retry-after`; `seconds` is how slow SLOW is; `message` replaces the text.
     """
 
-    operation: Literal["any", "invoke", "put", "get", "head", "list", "delete", "bucket"]
+    operation: Literal["any", "invoke", "put", "get", "head", "list", "delete", "bucket", "describe", "identity"]
     kind: FaultKind
     rate: float = 1.0
     count: int | None = None
@@ -78,7 +80,8 @@ class EndpointSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """An endpoint, its model and what goes wrong behind the 202. `…_every: n` means each n-th inference; 0 is never.
 
     `wake_backlog` is how many jobs wake an endpoint that starts asleep, `wake_seconds` later; None: it never wakes.
-    `delay_every` results appear `delay_seconds` after their inference ended.
+    `delay_every` results appear `delay_seconds` after their inference ended. `status` and `asynchronous` are what
+    DescribeEndpoint says of it, and change nothing else.
     """
 
     output_path: str = "s3://sandbox-out/results"
@@ -100,12 +103,15 @@ class EndpointSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     delay_seconds: float = 0.0
     failure_on_expiry: bool = False
     failure_on_timeout: bool = False
+    status: str = "InService"
+    asynchronous: bool = True
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A sandbox. `port` 0 takes a free one; `record` is the path of the record (None: none is kept).
 
     `s3_url` names an S3 that is not the sandbox's: inputs are read from there and results written there, with the same keys.
+    `clock_offset_seconds` is how far its clock is ahead; `bucket_regions` are those of buckets that are not in `region`.
     """
 
     host: str = "127.0.0.1"
@@ -123,6 +129,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int = 0
     buckets: tuple[str, ...] = ("sandbox-in", "sandbox-out")
     s3_url: str | None = None
+    bucket_regions: dict[str, str] = {}
+    clock_offset_seconds: float = 0.0
     list_denied: bool = False
     endpoints: dict[str, EndpointSettings] = msgspec.field(default_factory=lambda: {"sandbox": EndpointSettings()})
     faults: tuple[FaultRule, ...] = ()

@@ -57,6 +57,10 @@ class Verifier(Struct, frozen=True):
         path = quote(request.path, safe="/~").encode()
         return self._check(request, b"sagemaker", path, body_sha256.encode(), now)
 
+    def sts(self, request: Signed, body_sha256: str, now: float) -> Refusal | None:
+        """Checks a request to STS."""
+        return self._check(request, b"sts", request.path, body_sha256.encode(), now)
+
     def s3(self, request: Signed, now: float) -> Refusal | None:
         """Checks a request to S3, taking the payload hash that the client claims: the caller compares it with the body."""
         claimed = request.headers.get(b"x-amz-content-sha256", b"")

@@ -44,7 +44,7 @@ A, B = EndpointName("a"), EndpointName("b")
 BUSY = FailureReason.THROTTLED
 
 
-def a_file(run: str = "run1") -> NewFile:
+def a_file(run: str = "run1", *, deadline_at: float | None = None, rebuilt: bool = False) -> NewFile:
     return NewFile(
         run_id=RunId(run),
         name="jobs",
@@ -53,6 +53,8 @@ def a_file(run: str = "run1") -> NewFile:
         payload_root="/in",
         size_bytes=10_000,
         taken_at=1.5,
+        deadline_at=deadline_at,
+        rebuilt=rebuilt,
     )
 
 
@@ -168,6 +170,14 @@ async def test_published_is_noted_once(ledger: Ledger) -> None:
     await ledger.published(file.file_id, 7.0)
     await ledger.published(file.file_id, 8.0)
     assert (await ledger.files())[0].published_at == 7.0
+
+
+async def test_a_file_keeps_its_deadline_and_that_it_was_rebuilt(ledger: Ledger) -> None:
+    plain = await ledger.add_file(a_file("plain"))
+    rebuilt = await ledger.add_file(a_file("rebuilt", deadline_at=99.5, rebuilt=True))
+    assert (plain.deadline_at, plain.rebuilt) == (None, False)
+    assert (rebuilt.deadline_at, rebuilt.rebuilt) == (99.5, True)
+    assert await ledger.files() == [plain, rebuilt]
 
 
 # --- intake ----------------------------------------------------------------------------------------------------------
@@ -311,6 +321,52 @@ async def test_queues_are_made_on_first_use(ledger: Ledger) -> None:
     assert [(queue.file_id, queue.endpoint) for queue in ledger.queues()] == [(file.file_id, A), (file.file_id, B)]
 
 
+async def test_the_jobs_of_a_rebuilt_file_begin_ambiguous_and_due(ledger: Ledger) -> None:
+    heard: list[Change] = []
+    ledger.subscribe(heard.extend)
+    queue = await rebuilt_jobs(ledger)
+    assert heard == [Change(queue, None, State.AMBIGUOUS, 3)]
+    jobs = await ledger.ambiguous(0.0, 9)
+    assert [(job.key.line, job.maybe_sent, job.due_at, job.receipt) for job in jobs] == [
+        (line, True, 0.0, None) for line in (1, 2, 3)
+    ]
+    assert await ledger.next_ambiguous_at() == 0.0
+    assert [each.attempts for each in await ledger.rows(queue.file_id, 0, 9)] == [0, 0, 0]
+    await assert_tallies_are_true(ledger)
+
+
+async def test_a_job_of_a_rebuilt_file_is_claimed_only_when_it_was_reopened(ledger: Ledger) -> None:
+    queue = await rebuilt_jobs(ledger)
+    assert await ledger.next_due_at(queue.queue_id) is None
+    assert await ledger.claim(queue.queue_id, 9, 99.0) == []
+    await ledger.record([Reopened(key=JobKey(queue.queue_id, 2), due_at=4.0)])
+    assert await ledger.next_due_at(queue.queue_id) == 4.0
+    (claim,) = await ledger.claim(queue.queue_id, 9, 4.0)
+    assert (claim.key.line, claim.attempt, claim.maybe_sent) == (2, 1, True)
+
+
+async def test_a_claimed_job_of_a_rebuilt_file_is_recovered(ledger: Ledger) -> None:
+    queue = await rebuilt_jobs(ledger)
+    await ledger.record([Reopened(key=JobKey(queue.queue_id, 2), due_at=0.0)])
+    assert len(await ledger.claim(queue.queue_id, 1, 0.0)) == 1
+    assert await ledger.recover(5.0) == 1
+    await assert_tallies_are_true(ledger)
+
+
+async def test_an_id_that_is_twice_in_a_rebuilt_file_is_rejected_as_in_any(ledger: Ledger) -> None:
+    queue = await rebuilt_jobs(ledger)
+    (twice,) = await ledger.accept(a_batch(queue.file_id, [a_job(4, id="2"), a_job(5)]))
+    assert twice.line == 4
+    assert ledger.tally(queue.queue_id)[State.AMBIGUOUS] == 4
+    assert (ledger.totals(), ledger.lines()) == ({(A, State.AMBIGUOUS): 4}, (4, 1))
+
+
+async def rebuilt_jobs(ledger: Ledger) -> Queue:
+    file = await ledger.add_file(a_file(rebuilt=True))
+    await ledger.accept(a_batch(file.file_id, [a_job(line) for line in (1, 2, 3)]))
+    return ledger.queues()[-1]
+
+
 # --- what is known without waiting -----------------------------------------------------------------------------------
 
 
@@ -345,6 +401,44 @@ async def test_the_tally_has_every_state_and_is_the_callers_own(ledger: Ledger) 
     assert tally == {**dict.fromkeys(State, 0), State.ACCEPTED: 5}
     tally[State.ACCEPTED] = 0
     assert ledger.tally(queue.queue_id)[State.ACCEPTED] == 5
+
+
+async def test_totals_count_every_entry_into_a_state_by_endpoint(ledger: Ledger) -> None:
+    assert (ledger.totals(), ledger.lines()) == ({}, (0, 0))
+    file = await ledger.add_file(a_file())
+    bad = Rejection(4, None, FailureReason.INVALID_JSON, "x")
+    await ledger.accept(a_batch(file.file_id, [a_job(1), a_job(2), a_job(3, B), a_job(5, id="1")], [bad]))
+    queue = ledger.queues()[0].queue_id
+    for _ in range(3):
+        one, two = keys(await ledger.claim(queue, 2, 0.0))
+        await ledger.record([Released(key=key, due_at=0.0, reason=BUSY) for key in (one, two)])
+    await ledger.record([settled(one, State.ACCEPTED, State.CANCELLED)])
+    assert ledger.totals() == {
+        (A, State.ACCEPTED): 2 + 6,
+        (A, State.CLAIMED): 6,
+        (A, State.CANCELLED): 1,
+        (B, State.ACCEPTED): 1,
+    }
+    assert ledger.lines() == (3, 2)
+
+
+async def test_totals_and_lines_do_not_count_what_was_refused_or_known(ledger: Ledger) -> None:
+    file = await ledger.add_file(a_file())
+    batch = a_batch(file.file_id, [a_job(1), a_job(2, id="1")])
+    await ledger.accept(batch)
+    before = ledger.totals(), ledger.lines()
+    await ledger.accept(batch)
+    with pytest.raises(IllegalMoveError):
+        await ledger.record([submitted(JobKey(ledger.queues()[0].queue_id, 1))])
+    with pytest.raises(ValueError, match="no job file"):
+        await ledger.accept(a_batch(FileId(9), [a_job(3)]))
+    assert (ledger.totals(), ledger.lines()) == before
+
+
+async def test_totals_are_the_callers_own(ledger: Ledger) -> None:
+    await with_jobs(ledger)
+    ledger.totals()[A, State.ACCEPTED] = 0
+    assert ledger.totals() == {(A, State.ACCEPTED): 5}
 
 
 # --- claims ----------------------------------------------------------------------------------------------------------
@@ -598,6 +692,196 @@ async def test_recover_makes_every_claimed_job_ambiguous(ledger: Ledger) -> None
     assert await ledger.recover(88.0) == 0
     assert await ledger.next_ambiguous_at() == 77.0
     await assert_tallies_are_true(ledger)
+
+
+# --- what ends without having been sent ------------------------------------------------------------------------------
+
+STOP = Error("cancelled", "as the operator wished")
+
+
+async def one_of_each(ledger: Ledger) -> Queue:
+    """Lines 1 to 6: submitted, claimed, ambiguous, released, succeeded, new."""
+    one, _, three, four, five = await claimed(ledger)
+    queue = ledger.queues()[-1]
+    await ledger.accept(a_batch(queue.file_id, [a_job(6)]))
+    await ledger.record([submitted(one), submitted(five), Lost(key=three, due_at=1.0, reason=BUSY)])
+    await ledger.record([Released(key=four, due_at=9.0, reason=BUSY), settled(five, State.SUBMITTED, State.SUCCEEDED)])
+    return queue
+
+
+async def test_cancelling_ends_what_is_accepted_and_nothing_else(ledger: Ledger) -> None:
+    queue = await one_of_each(ledger)
+    assert await ledger.end_unsent(queue.file_id, State.CANCELLED, 300.0, STOP) == 2
+    submitted_, claimed_, ambiguous_ = State.SUBMITTED, State.CLAIMED, State.AMBIGUOUS
+    expected = [submitted_, claimed_, ambiguous_, State.CANCELLED, State.SUCCEEDED, State.CANCELLED]
+    assert await states(ledger, queue.file_id) == expected
+    ended = [await row(ledger, JobKey(queue.queue_id, line)) for line in (4, 6)]
+    assert [(each.completed_at, each.error, each.attempts) for each in ended] == [(300.0, STOP, 1), (300.0, STOP, 0)]
+    assert await ledger.next_due_at(queue.queue_id) is None
+    assert await ledger.claim(queue.queue_id, 9, 99.0) == []
+    await assert_tallies_are_true(ledger)
+
+
+async def test_the_deadline_ends_what_is_ambiguous_too(ledger: Ledger) -> None:
+    queue = await one_of_each(ledger)
+    heard: list[Change] = []
+    ledger.subscribe(heard.extend)
+    assert await ledger.end_unsent(queue.file_id, State.EXPIRED, 300.0, STOP) == 3
+    expected = [State.SUBMITTED, State.CLAIMED, State.EXPIRED, State.EXPIRED, State.SUCCEEDED, State.EXPIRED]
+    assert await states(ledger, queue.file_id) == expected
+    assert set(heard) == {
+        Change(queue, State.ACCEPTED, State.EXPIRED, 2),
+        Change(queue, State.AMBIGUOUS, State.EXPIRED, 1),
+    }
+    assert await ledger.next_ambiguous_at() is None
+    await assert_tallies_are_true(ledger)
+
+
+async def test_ending_twice_ends_once(ledger: Ledger) -> None:
+    queue = await one_of_each(ledger)
+    await ledger.end_unsent(queue.file_id, State.EXPIRED, 300.0, STOP)
+    before = await ledger.rows(queue.file_id, 0, 9), ledger.totals()
+    for state in (State.EXPIRED, State.CANCELLED):
+        assert await ledger.end_unsent(queue.file_id, state, 400.0, STOP) == 0
+    assert (await ledger.rows(queue.file_id, 0, 9), ledger.totals()) == before
+
+
+async def test_what_is_accepted_after_an_ending_is_not_touched(ledger: Ledger) -> None:
+    queue = await with_jobs(ledger)
+    assert await ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, STOP) == 5
+    await ledger.accept(a_batch(queue.file_id, [a_job(8), a_job(9)]))
+    assert await ledger.next_due_at(queue.queue_id) == 0.0
+    assert [claim.key.line for claim in await ledger.claim(queue.queue_id, 9, 0.0)] == [8, 9]
+    await assert_tallies_are_true(ledger)
+
+
+async def test_what_was_claimed_before_an_ending_may_come_back_and_be_claimed_again(ledger: Ledger) -> None:
+    one, two = await claimed(ledger, 2)
+    file = ledger.queues()[0].file_id
+    assert await ledger.end_unsent(file, State.CANCELLED, 1.0, STOP) == 0
+    await ledger.record([Released(key=one, due_at=0.0, reason=BUSY), submitted(two)])
+    assert keys(await ledger.claim(one.queue, 9, 0.0)) == [one]
+
+
+async def test_an_ending_takes_in_every_shard_and_queue_of_the_file_and_no_other_file(ledger: Ledger) -> None:
+    other = await with_jobs(ledger)
+    file = await ledger.add_file(a_file())
+    for start in range(1, 12_001, 2_000):
+        jobs = [a_job(line, B if line % 3 == 0 else A) for line in range(start, start + 2_000)]
+        await ledger.accept(a_batch(file.file_id, jobs))
+    queue = ledger.queues()[1].queue_id
+    kept = keys(await ledger.claim(queue, 50, 0.0))
+    assert await ledger.end_unsent(file.file_id, State.CANCELLED, 1.0, STOP) == 12_000 - 50
+    assert ledger.tally(queue)[State.CLAIMED] == len(kept)
+    assert ledger.tally(other.queue_id)[State.ACCEPTED] == 5
+    await assert_tallies_are_true(ledger)
+
+
+async def test_only_cancelled_and_expired_are_ends_of_what_was_not_sent(ledger: Ledger) -> None:
+    queue = await with_jobs(ledger)
+    for state in (State.DEAD, State.SUBMITTED):
+        with pytest.raises(ValueError, match="cannot end as"):
+            await ledger.end_unsent(queue.file_id, state, 1.0, STOP)
+    with pytest.raises(ValueError, match="no job file"):
+        await ledger.end_unsent(FileId(99), State.CANCELLED, 1.0, STOP)
+
+
+# --- what is forgotten -----------------------------------------------------------------------------------------------
+
+
+async def a_published_file(ledger: Ledger, at: float, jobs: int = 3, bad: int = 1) -> JobFile:
+    """A file of two endpoints, all of it ended, and its results published."""
+    file = await ledger.add_file(a_file(f"at{at}"))
+    lines = [a_job(line, B if line % 2 else A) for line in range(1, jobs + 1)]
+    rejected = [Rejection(jobs + n, None, FailureReason.INVALID_JSON, "x") for n in range(1, bad + 1)]
+    await ledger.accept(a_batch(file.file_id, lines, rejected, final=True, at=jobs + bad))
+    await ledger.end_unsent(file.file_id, State.CANCELLED, at, STOP)
+    await ledger.published(file.file_id, at)
+    return (await ledger.files())[-1]
+
+
+async def prune_all(ledger: Ledger, before: float, limit: int = 1_000) -> int:
+    total = 0
+    while gone := await ledger.prune(before, limit):
+        assert gone <= limit
+        total += gone
+    return total
+
+
+async def test_only_files_published_before_then_are_forgotten(ledger: Ledger) -> None:
+    open_queue = await with_jobs(ledger)
+    _, kept = await a_published_file(ledger, 10.0), await a_published_file(ledger, 20.0)
+    assert await prune_all(ledger, 20.0) > 0
+    assert [file.file_id for file in await ledger.files()] == [open_queue.file_id, kept.file_id]
+    assert len(await ledger.rows(kept.file_id, 0, 9)) == 3
+    assert {queue.file_id for queue in ledger.queues()} == {open_queue.file_id, kept.file_id}
+    assert await ledger.prune(20.0, 9) == 0
+    await assert_tallies_are_true(ledger)
+
+
+async def test_nothing_of_a_forgotten_file_can_be_found(ledger: Ledger) -> None:
+    file = await a_published_file(ledger, 10.0)
+    queues = ledger.queues()
+    await prune_all(ledger, 99.0)
+    assert (await ledger.files(), ledger.queues(), await ledger.find("1")) == ([], [], [])
+    assert (await ledger.rows(file.file_id, 0, 9), await ledger.rejections(file.file_id, 0, 9)) == ([], [])
+    assert await ledger.shard(queues[0].queue_id, 0) is None
+    with pytest.raises(KeyError):
+        ledger.tally(queues[0].queue_id)
+
+
+async def test_forgetting_goes_in_small_slices_the_oldest_file_first(ledger: Ledger) -> None:
+    new, old = await a_published_file(ledger, 20.0, 9, 4), await a_published_file(ledger, 10.0, 6, 2)
+    assert await ledger.prune(99.0, 5) == 5
+    assert len(await ledger.rows(old.file_id, 0, 99)) == 1
+    assert len(await ledger.rows(new.file_id, 0, 99)) == 9
+    await assert_tallies_are_true(ledger)
+    # Rows and the files themselves: 5 went already.
+    assert await prune_all(ledger, 99.0, 5) == 6 + 2 + 9 + 4 + 2 - 5
+
+
+async def test_a_shard_of_which_a_part_was_forgotten_holds_the_rest(ledger: Ledger) -> None:
+    file = await a_published_file(ledger, 10.0, 2_500, 0)
+    queue = ledger.queues()[0].queue_id
+    assert await ledger.prune(99.0, 1_100) == 1_100
+    left = [await ledger.shard(queue, number) for number in (0, 1)]
+    assert [shard.jobs if shard else None for shard in left] == [None, 150]
+    assert len(await ledger.rows(file.file_id, 0, 5_000)) == 1_400
+
+
+async def test_files_without_lines_are_forgotten_as_well_and_within_the_limit(ledger: Ledger) -> None:
+    for at in range(7):
+        file = await ledger.add_file(a_file(f"run{at}"))
+        await ledger.published(file.file_id, float(at))
+    assert [await ledger.prune(6.0, 4) for _ in range(3)] == [4, 2, 0]
+    assert len(await ledger.files()) == 1
+
+
+async def test_totals_and_lines_outlive_what_they_counted(ledger: Ledger) -> None:
+    await a_published_file(ledger, 10.0)
+    before = ledger.totals(), ledger.lines()
+    heard: list[Change] = []
+    ledger.subscribe(heard.extend)
+    await prune_all(ledger, 99.0)
+    assert (ledger.totals(), ledger.lines()) == before == (ledger.totals(), (3, 1))
+    assert ledger.totals()[A, State.CANCELLED] == 1
+    assert heard == []
+
+
+async def test_no_number_is_given_twice(ledger: Ledger) -> None:
+    file = await a_published_file(ledger, 10.0)
+    queues = ledger.queues()
+    await prune_all(ledger, 99.0)
+    again = await with_jobs(ledger)
+    assert again.file_id > file.file_id
+    assert again.queue_id > max(queue.queue_id for queue in queues)
+
+
+async def test_the_run_id_of_a_forgotten_file_may_come_again(ledger: Ledger) -> None:
+    file = await a_published_file(ledger, 10.0)
+    await prune_all(ledger, 99.0)
+    again = await ledger.add_file(a_file(file.run_id))
+    assert await ledger.files() == [again]
 
 
 # --- tracking --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The SQLite one is closed and opened again on the way, which nobody may notice.
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -19,9 +20,12 @@ from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.lifecycle import IllegalMoveError
 from dispatcher.model import (
     FINAL_STATES,
+    OUTSTANDING_STATES,
     Change,
+    EndpointName,
     Error,
     FailureReason,
+    FileId,
     Intake,
     JobFile,
     JobRow,
@@ -52,6 +56,7 @@ class Pair:
         self.memory = MemoryLedger()
         self.sqlite: Ledger = self.memory
         self.heard: tuple[list[Change], list[Change]] = ([], [])
+        self.entered: Counter[tuple[EndpointName, State]] = Counter()
 
     async def open(self) -> None:
         self.sqlite = await open_sqlite(self._path)
@@ -60,10 +65,20 @@ class Pair:
     async def call(self, call: Call) -> Any:
         answers = [await outcome(call(ledger)) for ledger in (self.memory, self.sqlite)]
         assert answers[0] == answers[1]
-        assert set(self.heard[0]) == set(self.heard[1])
+        assert summed(self.heard[0]) == summed(self.heard[1])
+        for change in self.heard[0]:
+            self.entered[change.queue.endpoint, change.state] += change.jobs
         for heard in self.heard:
             heard.clear()
         return answers[0]
+
+
+def summed(changes: list[Change]) -> Counter[Any]:
+    """What was told, however many commits it took."""
+    sums: Counter[Any] = Counter()
+    for change in changes:
+        sums[change[:3]] += change.jobs
+    return sums
 
 
 async def outcome(answer: Awaitable[Any]) -> Any:
@@ -80,6 +95,8 @@ async def everything(ledger: Ledger) -> list[Any]:
     files = [file.file_id for file in await ledger.files()]
     return [
         ledger.queues(),
+        ledger.totals(),
+        ledger.lines(),
         await ledger.files(),
         [ledger.tally(queue) for queue in queues],
         [await ledger.next_due_at(queue) for queue in queues],
@@ -113,19 +130,21 @@ async def drive(random: Random, steps: int, path: Path) -> None:
             await random.choice(ACTS)(pair, random)
             await pair.call(everything)
             await assert_tallies_are_true(pair.sqlite)
+            assert pair.sqlite.totals() == pair.entered
     finally:
         await pair.sqlite.aclose()
 
 
 async def add_file(pair: Pair, random: Random) -> None:
     run = random.choice(["first", "second", "third"])
-    await pair.call(lambda ledger: ledger.add_file(a_file(run)))
+    new = a_file(run, deadline_at=random.choice([None, 5.0]), rebuilt=random.random() < 0.2)
+    await pair.call(lambda ledger: ledger.add_file(new))
 
 
 async def accept(pair: Pair, random: Random) -> None:
-    file = random.choice(await pair.memory.files())
-    batch = random_batch(random, file)
-    await pair.call(lambda ledger: ledger.accept(batch))
+    if files := [file for file in await pair.memory.files() if file.published_at is None]:
+        batch = random_batch(random, random.choice(files))
+        await pair.call(lambda ledger: ledger.accept(batch))
 
 
 def random_batch(random: Random, file: JobFile) -> Intake:
@@ -236,9 +255,33 @@ async def recover(pair: Pair, random: Random) -> None:
 
 
 async def publish(pair: Pair, random: Random) -> None:
-    file = random.choice(await pair.memory.files()).file_id
-    at = random.choice(TIMES)
-    await pair.call(lambda ledger: ledger.published(file, at))
+    """As the core does it: when nothing of the file is outstanding."""
+    held = {file.file_id: 0 for file in await pair.memory.files()}
+    for queue in pair.memory.queues():
+        held[queue.file_id] += sum(pair.memory.tally(queue.queue_id)[state] for state in OUTSTANDING_STATES)
+    if done := [file for file, jobs in held.items() if jobs == 0]:
+        file, at = random.choice(done), random.choice(TIMES)
+        await pair.call(lambda ledger: ledger.published(file, at))
+
+
+async def end_unsent(pair: Pair, random: Random) -> None:
+    files = [file.file_id for file in await pair.memory.files()]
+    file, at = random.choice([*files, FileId(99)]), random.choice(TIMES)
+    state = random.choice([State.CANCELLED, State.EXPIRED, State.EXPIRED, State.DEAD])
+    await pair.call(lambda ledger: ledger.end_unsent(file, state, at, Error("ended", "é")))
+
+
+async def settle_all(pair: Pair, random: Random) -> None:
+    """Brings what is under way to an end, so that now and then a file can be published."""
+    rows = [row for file in await pair.memory.files() for row in await pair.memory.rows(file.file_id, 0, 9_999)]
+    moves = [dead(random, row) for row in rows if row.state is State.CLAIMED]
+    late = [settle(random, row) for row in rows if row.state is State.SUBMITTED]
+    await pair.call(lambda ledger: ledger.record([*moves, *late]))
+
+
+async def prune(pair: Pair, random: Random) -> None:
+    before, limit = random.choice([1.5, 3.0, 3.0]), random.choice([0, 1, 7, 400, 5_000])
+    await pair.call(lambda ledger: ledger.prune(before, limit))
 
 
 async def open_again(pair: Pair, random: Random) -> None:
@@ -259,6 +302,12 @@ ACTS = [
     record,
     record,
     recover,
+    end_unsent,
+    end_unsent,
+    settle_all,
     publish,
+    publish,
+    prune,
+    prune,
     open_again,
 ]

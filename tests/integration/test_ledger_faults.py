@@ -17,8 +17,9 @@ import pytest
 from dispatcher.errors import DispatcherError, LedgerCorruptError, LedgerFaultError
 from dispatcher.ledger.ballast import ballast_path
 from dispatcher.ledger.sqlite import SqliteLedger, open_sqlite
-from dispatcher.model import FileId, JobKey, QueueId, State
+from dispatcher.model import Error, FileId, JobKey, QueueId, State
 from tests.contract.test_ledger import (
+    A,
     a_batch,
     a_file,
     a_job,
@@ -72,12 +73,21 @@ async def work(ledger: SqliteLedger, acknowledged: list[str]) -> None:
     acknowledged.append("claimed")
     await ledger.record([submitted(one), settled(two, State.CLAIMED, State.DEAD)])
     acknowledged.append("recorded")
-    await ledger.published(queue.file_id, 1.0)
-    acknowledged.append("published")
+    await ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, Error("cancelled", "no more"))
+    acknowledged.append("cancelled")
+    await forget_a_file(ledger)
+    acknowledged.append("pruned")
+
+
+async def forget_a_file(ledger: SqliteLedger) -> None:
+    other = await with_jobs(ledger)
+    await ledger.end_unsent(other.file_id, State.CANCELLED, 1.0, Error("cancelled", "no more"))
+    await ledger.published(other.file_id, 1.0)
+    assert [await ledger.prune(2.0, 4), await ledger.prune(2.0, 4)] == [4, 2]
 
 
 async def test_whichever_statement_fails_all_later_calls_fail_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    for call in range(1, 60):
+    for call in range(1, 200):
         path = tmp_path / str(call) / "ledger"
         disk, acknowledged = Disk(), list[str]()
         ledger = await open_sqlite(path, connect=disk.connect)
@@ -90,7 +100,7 @@ async def test_whichever_statement_fails_all_later_calls_fail_and_nothing_acknow
         with suppress(LedgerFaultError):
             await ledger.aclose()
         await assert_holds(path, acknowledged)
-        if "published" in acknowledged:
+        if "pruned" in acknowledged:
             return
     pytest.fail("the work never got through")
 
@@ -107,12 +117,35 @@ async def assert_holds(path: Path, acknowledged: Sequence[str]) -> None:
     rows = await ledger.rows(FileId(1), 0, 9)
     states = [row.state for row in rows]
     assert len(rows) in ((5,) if "accepted" in acknowledged else (0, 5))
+    if "cancelled" in acknowledged:
+        assert states[3:] == [State.CANCELLED] * 2
     if "recorded" in acknowledged:
         assert states[:3] == [State.SUBMITTED, State.DEAD, State.CLAIMED]
     elif "claimed" in acknowledged:
         assert State.ACCEPTED not in states[:3]
+    if "pruned" in acknowledged:
+        assert [file.file_id for file in await ledger.files()] == [1]
     await assert_tallies_are_true(ledger)
+    assert_totals_are_true(ledger, acknowledged)
     await ledger.aclose()
+
+
+TOTALS: list[dict[State, int]] = [
+    {},
+    {State.ACCEPTED: 5},
+    {State.ACCEPTED: 5, State.CLAIMED: 3},
+    {State.ACCEPTED: 5, State.CLAIMED: 3, State.SUBMITTED: 1, State.DEAD: 1},
+    {State.ACCEPTED: 5, State.CLAIMED: 3, State.SUBMITTED: 1, State.DEAD: 1, State.CANCELLED: 2},
+    {State.ACCEPTED: 10, State.CLAIMED: 3, State.SUBMITTED: 1, State.DEAD: 1, State.CANCELLED: 2},
+    {State.ACCEPTED: 10, State.CLAIMED: 3, State.SUBMITTED: 1, State.DEAD: 1, State.CANCELLED: 7},
+]
+"""After each commit of `work` that moves jobs; its last acknowledgement comes two of them after the one before."""
+
+
+def assert_totals_are_true(ledger: SqliteLedger, acknowledged: Sequence[str]) -> None:
+    totals = {state: jobs for (_, state), jobs in ledger.totals().items()}
+    assert totals in TOTALS[len(acknowledged) + ("pruned" in acknowledged) :]
+    assert ledger.lines() == (totals.get(State.ACCEPTED, 0), 0)
 
 
 async def test_damage_found_while_at_work_is_called_damage(tmp_path: Path) -> None:
@@ -162,6 +195,7 @@ async def test_on_a_full_disk_no_work_begins_but_what_happened_is_recorded(tmp_p
     disk.breaks = lambda: sqlite3.SQLITE_FULL if ballast_path(path).exists() else None
     with pytest.raises(LedgerFaultError, match="is full"):
         await ledger.accept(a_batch(queue.file_id, [a_job(9)]))
+    assert ledger.full
     await ledger.record([submitted(one)])
     with pytest.raises(LedgerFaultError, match="is full"):
         await ledger.claim(queue.queue_id, 1, 0.0)
@@ -170,6 +204,7 @@ async def test_on_a_full_disk_no_work_begins_but_what_happened_is_recorded(tmp_p
     await ledger.aclose()
     again = await open_sqlite(path)
     assert ballast_path(path).exists()
+    assert not again.full
     assert again.tally(queue.queue_id)[State.SUBMITTED] == 2
     await again.aclose()
 
@@ -210,6 +245,25 @@ async def test_memory_does_not_grow_with_the_jobs_accepted(tmp_path: Path) -> No
     assert many_kib - few_kib < 8_192
 
 
+async def test_a_start_with_many_submitted_jobs_takes_little_memory(tmp_path: Path) -> None:
+    await submit_many(tmp_path / "ledger", 100_000)
+    process = await child("start", tmp_path / "ledger")
+    output, _ = await process.communicate()
+    recovered, shards, waiting, grown_kib = json.loads(output)
+    assert (recovered, shards, waiting) == (200, 100, 99_800)
+    assert grown_kib < 24_576
+
+
+async def submit_many(path: Path, count: int) -> None:
+    """All submitted but the last 200, which are claimed."""
+    ledger = await open_sqlite(path)
+    queue = await with_jobs(ledger, range(1, count + 1))
+    jobs = keys(await ledger.claim(queue.queue_id, count, 0.0))
+    for start in range(0, count - 200, 5_000):
+        await ledger.record([submitted(key) for key in jobs[start : min(start + 5_000, count - 200)]])
+    await ledger.aclose()
+
+
 @pytest.mark.parametrize("answers", [1, 2, 3, 7, 19, 30, 55, 89, 120, 200])
 async def test_a_killed_process_loses_nothing_that_it_was_told_is_done(tmp_path: Path, answers: int) -> None:
     process = await child("busy", tmp_path / "ledger")
@@ -237,6 +291,9 @@ async def assert_kept(path: Path, told: Sequence[list[Any]]) -> None:
     for state, lines in told:
         assert all(RANK[rows[line].state] >= RANK[State(state)] for line in lines)
     assert file.lines == len(rows) == file.cursor.line
+    assert ledger.lines() == (file.lines, 0)
+    reached = {state: sum(RANK[row.state] >= RANK[state] for row in rows.values()) for state in RANK}
+    assert ledger.totals() == {(A, state): jobs for state, jobs in reached.items() if jobs}
     await assert_tallies_are_true(ledger)
     await ledger.aclose()
 
@@ -309,5 +366,16 @@ async def many(path: Path) -> None:
     await ledger.aclose()
 
 
+async def start(path: Path) -> None:
+    """Opens a ledger as a service does; tells what it found, and by how much its memory grew."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ledger = await open_sqlite(path)
+    recovered = await ledger.recover(0.0)
+    shards = await ledger.shards()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    sys.stdout.write(json.dumps([recovered, len(shards), sum(shard.waiting for shard in shards), grown]))
+    await ledger.aclose()
+
+
 if __name__ == "__main__":
-    asyncio.run({"busy": busy, "limited": limited, "many": many}[sys.argv[1]](Path(sys.argv[2])))
+    asyncio.run({"busy": busy, "limited": limited, "many": many, "start": start}[sys.argv[1]](Path(sys.argv[2])))

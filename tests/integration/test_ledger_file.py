@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,12 +17,12 @@ import pytest
 from dispatcher.errors import LedgerCorruptError, LedgerHeldError, UsageError
 from dispatcher.ledger import schema
 from dispatcher.ledger.ballast import BALLAST_BYTES, ballast_path
+from dispatcher.ledger.calls import QUEUED_CALLS
 from dispatcher.ledger.opening import WAL_LIMIT_BYTES
 from dispatcher.ledger.sqlite import SqliteLedger, open_sqlite
-from dispatcher.ledger.writer import QUEUED_CALLS
 from dispatcher.lifecycle import IllegalMoveError
-from dispatcher.model import Change, State
-from tests.contract.test_ledger import a_batch, a_file, a_job, keys, settled, submitted, with_jobs
+from dispatcher.model import Change, Error, FailureReason, Move, Rejection, State
+from tests.contract.test_ledger import A, a_batch, a_file, a_job, keys, settled, submitted, with_jobs
 
 
 @pytest.fixture
@@ -57,6 +58,85 @@ async def test_all_is_there_after_closing_and_opening(tmp_path: Path) -> None:
         again.tally(queue.queue_id),
     )
     await again.aclose()
+
+
+async def test_totals_outlive_the_process_and_what_they_counted(tmp_path: Path) -> None:
+    ledger = await open_sqlite(tmp_path / "ledger")
+    queue = await with_jobs(ledger)
+    await ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, Error("cancelled", "no more"))
+    await ledger.published(queue.file_id, 1.0)
+    await ledger.prune(2.0, 99)
+    await ledger.aclose()
+    again = await open_sqlite(tmp_path / "ledger")
+    assert again.totals() == {(A, State.ACCEPTED): 5, (A, State.CANCELLED): 5}
+    assert (again.lines(), await again.files()) == ((5, 0), [])
+    assert (await with_jobs(again)).queue_id > queue.queue_id
+    await again.aclose()
+
+
+async def test_a_job_that_moves_and_is_forgotten_in_one_commit_is_counted(tmp_path: Path) -> None:
+    ledger = await open_sqlite(tmp_path / "ledger")
+    key, *_ = keys(await ledger.claim((await with_jobs(ledger, [1])).queue_id, 1, 0.0))
+    file = ledger.queues()[0].file_id
+    moves: list[Move] = [submitted(key), settled(key, State.SUBMITTED, State.SUCCEEDED)]
+    await asyncio.gather(ledger.record(moves), ledger.published(file, 1.0), ledger.prune(2.0, 9))
+    assert ledger.queues() == []
+    assert ledger.totals()[A, State.SUCCEEDED] == 1
+    await ledger.aclose()
+
+
+async def test_other_calls_are_answered_while_a_large_file_is_cancelled(ledger: SqliteLedger) -> None:
+    queue = await with_jobs(ledger, range(1, 20_001))
+    order: list[str] = []
+
+    async def cancel() -> None:
+        assert await ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, Error("cancelled", "no more")) == 20_000
+        order.append("cancelled")
+
+    async def ask() -> None:
+        await ledger.next_ambiguous_at()
+        order.append("answered")
+
+    await asyncio.gather(cancel(), ask(), ask())
+    assert order == ["answered", "answered", "cancelled"]
+
+
+async def test_what_is_accepted_while_a_file_is_cancelled_is_not_touched(ledger: SqliteLedger) -> None:
+    queue = await with_jobs(ledger, range(1, 20_501))
+    begun = asyncio.Event()
+    ledger.subscribe(lambda changes: begun.set())
+    ending = ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, Error("cancelled", "no more"))
+    task = asyncio.ensure_future(ending)
+    await begun.wait()
+    # The first of them fill the last shard, the others make new ones.
+    await ledger.accept(a_batch(queue.file_id, [a_job(line) for line in range(20_501, 22_001)]))
+    assert not task.done()
+    assert await task == 20_500
+    assert [claim.key.line for claim in await ledger.claim(queue.queue_id, 2, 0.0)] == [20_501, 20_502]
+
+
+async def test_claims_read_nothing_of_what_was_cancelled(tmp_path: Path) -> None:
+    ledger = await open_sqlite(tmp_path / "ledger")
+    queue = await with_jobs(ledger, range(1, 6))
+    await ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, Error("cancelled", "no more"))
+    await ledger.aclose()
+    with closing(sqlite3.connect(tmp_path / "ledger")) as connection:
+        assert connection.execute("SELECT claimed_through FROM queue").fetchall() == [(5,)]
+
+
+async def test_an_ending_that_was_broken_off_is_ended_by_the_next(ledger: SqliteLedger) -> None:
+    queue = await with_jobs(ledger, range(1, 20_001))
+    error, first = Error("cancelled", "no more"), asyncio.Event()
+    ledger.subscribe(lambda changes: first.set())
+    task = asyncio.ensure_future(ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, error))
+    await first.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    ended = ledger.tally(queue.queue_id)[State.CANCELLED]
+    assert 0 < ended < 20_000
+    rest = await ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, error)
+    assert ledger.tally(queue.queue_id)[State.CANCELLED] == 20_000
+    assert rest <= 20_000 - ended
 
 
 async def test_closing_leaves_no_log_and_no_thread(tmp_path: Path) -> None:
@@ -131,7 +211,13 @@ async def test_a_value_that_sqlite_cannot_hold_is_the_callers_mistake(ledger: Sq
         with pytest.raises((OverflowError, ValueError)):
             await ledger.accept(a_batch(queue.file_id, [a_job(6), wrong], at=9))
     assert await ledger.files() == before
-    assert ledger.tally(queue.queue_id)[State.ACCEPTED] == 5
+    bad = Rejection(7, None, FailureReason.INVALID_JSON, "x")
+    with pytest.raises(OverflowError):
+        await ledger.accept(a_batch(queue.file_id, [a_job(6)], [bad], at=1 << 70))
+    assert await ledger.files() == before
+    assert (ledger.tally(queue.queue_id)[State.ACCEPTED], ledger.lines()) == (5, (5, 0))
+    await ledger.published(queue.file_id, 1.0)
+    assert ledger.lines() == (5, 0)
 
 
 async def test_the_log_stays_bounded(ledger: SqliteLedger) -> None:
