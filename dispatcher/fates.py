@@ -8,6 +8,7 @@ failed call settles nothing; it is asked again). A cancel anywhere is harmless: 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+import anyio
 import structlog
 
 from dispatcher.identity import filename, inference_id, input_key
@@ -37,8 +38,15 @@ log = structlog.get_logger(__name__)
 EXCERPT_BYTES = 2_048
 """How much of a failure object is read and kept."""
 
+DISCARD_PAUSES_SECONDS = (0.1, 0.5, 2.0)
+"""Between the tries to delete a staged input."""
+
 Count = Callable[[int, int], None]
 """Is told how many S3 requests a look has made, and how many results they found."""
+
+
+Postpone = Callable[[float], None]
+"""Is told until when (wall clock) a failure that was found must wait to be believed."""
 
 
 def ignore(calls: int, found: int) -> None:
@@ -103,23 +111,27 @@ class Fates:
             self._metrics.late_result()
             log.warning("result came late", endpoint=queue.endpoint, line=key.line, output_location=found.uri)
 
-    async def failures(self, queue: Queue, jobs: Sequence[OpenJob], count: Count) -> list[OpenJob]:
+    async def failures(self, queue: Queue, jobs: Sequence[OpenJob], count: Count, postpone: Postpone) -> list[OpenJob]:
         """Settles the jobs that have a failure object and, asked again, no output. Returns the others that surely have neither."""
         places = {job.key: job.receipt.failure_location for job in jobs if job.receipt and job.receipt.failure_location}
         sought = await self._search.seek(places)
         count(sought.calls, len(sought.found))
-        failed = [job for job in jobs if job.key in sought.found and self._may_fail(queue, job)]
+        failed = [job for job in jobs if job.key in sought.found and self._may_fail(queue, job, postpone)]
         if failed:
             without_output = await self.outputs(queue, failed)
             await self._fail(queue, [(job, sought.found[job.key]) for job in without_output])
         return [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
 
-    def _may_fail(self, queue: Queue, job: OpenJob) -> bool:
+    def _may_fail(self, queue: Queue, job: OpenJob, postpone: Postpone) -> bool:
         """A failure object alone never settles a job whose other submission may still succeed."""
         if not job.maybe_sent or job.submitted_at is None:
             return True
-        patience = min(self._doubt_cap_seconds, 2 * self._paces[queue.endpoint].most_seconds)
-        return self._clock.now() >= min(job.submitted_at + patience, job.due_at)
+        patience = max(self._doubt_cap_seconds, 2 * self._paces[queue.endpoint].most_seconds)
+        until = min(job.submitted_at + patience, job.due_at)
+        if self._clock.now() >= until:
+            return True
+        postpone(until)
+        return False
 
     # --- final states -------------------------------------------------------------------------------------------------
 
@@ -184,7 +196,7 @@ class Fates:
             return
 
         async def discard(key: JobKey) -> None:
-            fault = await stager.discard(input_key(inference_id(self._runs[queue.file_id], key.line)))
+            fault = await _discarded(stager, input_key(inference_id(self._runs[queue.file_id], key.line)))
             if fault is not None:
                 log.warning("staged input not deleted", endpoint=queue.endpoint, code=fault.code, message=fault.message)
 
@@ -225,6 +237,17 @@ class Fates:
         if reopened:
             await self._ledger.record(reopened)
         return not sought.unasked
+
+
+async def _discarded(stager: Stager, key: str) -> Fault | None:
+    """Deletes a staged input; a few tries, because nobody comes back for it."""
+    fault = await stager.discard(key)
+    for pause in DISCARD_PAUSES_SECONDS:
+        if fault is None:
+            break
+        await anyio.sleep(pause)
+        fault = await stager.discard(key)
+    return fault
 
 
 def excerpt(content: bytes) -> str:

@@ -21,12 +21,13 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.admin.control import control_socket
 from dispatcher.admin.server import metrics_server
+from dispatcher.engine import Engine, SystemClock, line_rules
 from dispatcher.errors import UsageError
 from dispatcher.intake import IntakeSettings, take_in
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.metrics import Metrics
 from dispatcher.model import FINAL_STATES, EndpointName, FailureReason, JobFile, Rejection, State
-from dispatcher.service import Engine, SystemClock, engine, line_rules
+from dispatcher.service import engine
 from dispatcher.settings import Settings
 from dispatcher.signals import Stop, stop_on_signals
 from dispatcher.sources.jobfiles import Intaker, take_up

@@ -18,10 +18,10 @@ from dispatcher.errors import UsageError
 
 PREFIX = "DISPATCHER_"
 
-_STAGING = r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/.*)?$"
+_STAGING = r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/.*)?\Z"
 
-EndpointText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$", max_length=63)]
-HeaderText = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$")]
+EndpointText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*\Z", max_length=63)]
+HeaderText = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?\Z")]
 
 
 def _about(unit: str, reason: str) -> dict[str, str]:
@@ -238,7 +238,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     staging_tags: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^[^=,]+=[^,]*$")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^[^=,]+=[^,]*\Z")], ...],
         Meta(
             description="key=value tags on staged inputs.",
             extra=_about("key=value", "only your rules know tags"),
@@ -246,7 +246,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ()
     bucket_owner: Annotated[
-        Annotated[str, Meta(pattern=r"^[0-9]{12}$")] | None,
+        Annotated[str, Meta(pattern=r"^[0-9]{12}\Z")] | None,
         Meta(
             description="Account that must own the staging bucket (ExpectedBucketOwner).",
             extra=_about("account id", "only you know it; set it, and a bucket of somebody else's is refused"),
@@ -254,7 +254,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     input_prefix: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^s3://.+$")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^s3://.+\Z")], ...],
         Meta(
             description="s3:// prefixes that a job's input_location may lie under. Default: any bucket.",
             extra=_about("s3:// URIs", "the endpoint's role decides what may be read; this narrows it further"),

@@ -35,6 +35,8 @@ DOUBT_BATCH = 500
 SLEEP_MAX_SECONDS = 60.0
 """Times are wall times; a clock that jumps is noticed after this long."""
 
+NEVER = float("inf")
+
 ShardKey = tuple[QueueId, int]
 
 
@@ -44,7 +46,7 @@ class Watch(Struct, kw_only=True):
     `due_at` is the first deadline of its jobs, as far as known, `deadline_at` the last one; `calls` is how many S3 calls it
     has cost, `found` how many results they found, `unanswered` how many of the latest looks S3 did not answer, `noted` how
     many receipts came in since this process watches, `look_at` its place in the schedule, `looking` whether a look is under
-    way: never two at once.
+    way: never two at once. A failure that was found and must wait to be believed is looked at again at `again_at`.
     """
 
     key: ShardKey
@@ -61,11 +63,16 @@ class Watch(Struct, kw_only=True):
     unanswered: int = 0
     noted: int = 0
     look_at: float = 0.0
+    again_at: float = NEVER
 
     def count(self, calls: int, found: int) -> None:
         """So many S3 calls were made for it, and found so much."""
         self.calls += calls
         self.found += found
+
+    def postpone(self, until: float) -> None:
+        """A failure is to be looked at again then."""
+        self.again_at = min(self.again_at, until)
 
 
 class Tracker:
@@ -180,7 +187,8 @@ class Tracker:
             calls=watch.calls,
             found=watch.found,
         )
-        watch.look_at = next_look_at(progress, self._clock.now(), self._fates.pace(watch.endpoint).most_seconds)
+        planned_at = next_look_at(progress, self._clock.now(), self._fates.pace(watch.endpoint).most_seconds)
+        watch.look_at = min(planned_at, watch.again_at)
         heapq.heappush(self._schedule, (watch.look_at, watch.key))
         self._changed.set()
 
@@ -222,8 +230,10 @@ class Tracker:
         watch.unanswered = 0 if answered else watch.unanswered + 1
         missing = [job for job in missing if job.state is State.SUBMITTED]
         overdue = [job for job in missing if job.due_at <= now]
-        if overdue or (missing and watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1):
-            missing = await self._fates.failures(queue, missing, watch.count)
+        again = watch.again_at <= now
+        watch.again_at = NEVER if again else watch.again_at
+        if overdue or again or (missing and watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1):
+            missing = await self._fates.failures(queue, missing, watch.count, watch.postpone)
         await self._fates.expire(queue, [job for job in missing if job.due_at <= now])
         watch.due_at = min((job.due_at for job in missing if job.due_at > now), default=watch.deadline_at)
         watch.looks += 1

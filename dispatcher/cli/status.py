@@ -14,11 +14,11 @@ from rich.table import Table
 
 from dispatcher.admin.control import ask
 from dispatcher.cli.options import configure_logs, existing_ledger, run_async, settings_from
+from dispatcher.engine import SystemClock
 from dispatcher.errors import LedgerHeldError, UsageError
 from dispatcher.interfaces import Ledger
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.results import Results
-from dispatcher.service import SystemClock
 from dispatcher.status import FileStatus, JobStatus, Status, jobs_named, overview
 
 T = TypeVar("T")

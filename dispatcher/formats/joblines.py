@@ -148,7 +148,7 @@ def _job(raw: RawJob, rules: LineRules) -> JobLine | LineError:
     if isinstance(payload, LineError):
         return payload
     size_bytes = len(payload.data) if isinstance(payload, (Literal, Decoded)) else None
-    if size_bytes is not None and (error := size_problem(size_bytes, raw.transport, rules)):
+    if size_bytes is not None and (error := size_problem(size_bytes, _wanted(raw), rules)):
         return error
     return JobLine(
         raw.id,
@@ -158,11 +158,15 @@ def _job(raw: RawJob, rules: LineRules) -> JobLine | LineError:
         raw.custom_attributes,
         raw.request_ttl_seconds,
         raw.invocation_timeout_seconds,
-        raw.transport,
+        _wanted(raw),
         bytes(raw.metadata) if raw.metadata else None,
         payload,
         size_bytes,
     )
+
+
+def _wanted(raw: RawJob) -> Transport | None:
+    return None if raw.transport is None else Transport(raw.transport)
 
 
 def _endpoint(name: str | None, rules: LineRules) -> EndpointName | LineError:
@@ -197,7 +201,7 @@ def _payload(raw: RawJob, rules: LineRules) -> Payload | LineError:
     if path is not None:
         problem = fields.path_problem(path)
         return field_error("payload_path", problem) if problem else PathPayload(path)
-    return _location(uri or "", raw.transport, rules)
+    return _location(uri or "", _wanted(raw), rules)
 
 
 def _not_one_payload(given: int) -> LineError:

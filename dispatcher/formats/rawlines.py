@@ -11,12 +11,13 @@ bad line needs is in `explain`. This relies on three facts:
   have a null field) is looked at key by key.
 """
 
+from typing import Literal
+
 import msgspec
 from msgspec import Raw, Struct
 
 from dispatcher.formats.explain import duplicate_key, explain
 from dispatcher.formats.faults import LineError, field_error, shown
-from dispatcher.model import Transport
 
 
 class RawJob(Struct, forbid_unknown_fields=True, gc=False):
@@ -32,7 +33,7 @@ class RawJob(Struct, forbid_unknown_fields=True, gc=False):
     content_type: str | None = None
     accept: str | None = None
     custom_attributes: str | None = None
-    transport: Transport | None = None
+    transport: Literal["inline", "s3"] | None = None
     request_ttl_seconds: int | None = None
     invocation_timeout_seconds: int | None = None
 

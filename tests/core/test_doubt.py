@@ -125,3 +125,14 @@ async def test_a_failure_of_a_job_that_may_have_been_sent_twice_waits_for_the_ot
         await process.finished()
     assert await findings(world) == []
     assert (await world.row(twice)).state is State.SUCCEEDED
+
+
+async def test_a_failure_that_had_to_wait_is_settled_as_soon_as_the_wait_is_over() -> None:
+    world = World(weather=Weather(runs=lambda _: Run(1.0)))
+    file = await world.add("jobs.jsonl", [Line()] * 20)
+    twice = (await world.rows(file))[10].id
+    first_of(world, {twice})
+    world.weather.runs = lambda invocation: Run(None, 0.1) if invocation.inference_id == twice else Run(1.0)
+    async with world.process() as process:
+        await process.finished(within=world.plan.doubt_cap_seconds + 15.0)
+    assert (await world.row(twice)).state is State.FAILED

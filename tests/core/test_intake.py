@@ -1,4 +1,4 @@
-"""From a job file to sendable jobs: read into the ledger, and read again when they are claimed."""
+"""From a job file to sendable jobs: read into the ledger, and read again when they are claimed. Threads and real time."""
 
 import hashlib
 from pathlib import Path
@@ -15,8 +15,9 @@ from dispatcher.interfaces import FileSlice
 from dispatcher.ledger.memory import MemoryLedger
 from dispatcher.loading import Defaults, Loader
 from dispatcher.metrics import Metrics
-from dispatcher.model import FailureReason, JobFile, NewFile, RunId, Settled, Transport
-from tests.core.world import MODEL
+from dispatcher.model import FailureReason, JobFile, NewFile, Released, RunId, Settled, Transport
+from tests.core.service import MISSING, Weather
+from tests.core.world import MODEL, Line, World
 
 RULES = LineRules(endpoint=MODEL, allowed_endpoints=frozenset([MODEL]), staging=True)
 DEFAULTS = Defaults(
@@ -136,3 +137,15 @@ async def test_a_job_whose_line_is_not_what_was_accepted_is_dead_and_not_sent(tm
     assert isinstance(job, Settled)
     assert job.error is not None
     assert job.error.code == FailureReason.PAYLOAD_GONE
+
+
+async def test_a_job_that_goes_back_unsent_leaves_no_temporary_file(tmp_path: Path) -> None:
+    spills = [tmp_path / str(n) for n in range(16)]
+    for spill in spills:
+        spill.touch()
+    world = World(weather=Weather(invoke=lambda _: MISSING))
+    await world.add("jobs.jsonl", [Line(spill=str(spill)) for spill in spills])
+    async with world.process() as process:
+        await process.until(lambda: any(isinstance(move, Released) and move.unsent for move in world.ledger.moves))
+        await process.drain()
+    assert list(tmp_path.iterdir()) == []

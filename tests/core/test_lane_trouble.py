@@ -1,7 +1,5 @@
 """What is the lane's trouble pauses the lane, with a probe, and kills no job; what is the job's kills that job alone."""
 
-from pathlib import Path
-
 import pytest
 
 from dispatcher.interfaces import Fault, Invocation
@@ -40,18 +38,6 @@ async def test_jobs_claimed_before_the_lane_paused_go_back_unsent() -> None:
         await process.until(lambda: any(isinstance(move, Released) and move.unsent for move in world.ledger.moves))
         assert len(world.service.sends) <= world.plan.max_in_flight
         assert paused(process) == [FailureReason.ENDPOINT_MISSING]
-
-
-async def test_a_job_that_goes_back_unsent_leaves_no_temporary_file(tmp_path: Path) -> None:
-    spills = [tmp_path / str(n) for n in range(16)]
-    for spill in spills:
-        spill.touch()
-    world = World(weather=Weather(invoke=lambda _: MISSING))
-    await world.add("jobs.jsonl", [Line(spill=str(spill)) for spill in spills])
-    async with world.process() as process:
-        await process.until(lambda: any(isinstance(move, Released) and move.unsent for move in world.ledger.moves))
-        await process.drain()
-    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_paused_lane_sends_one_probe_at_a_time() -> None:

@@ -283,6 +283,7 @@ def test_a_message_is_bounded_and_printable_whatever_the_field_is_called() -> No
         ('{"payload":1,"request_ttl_seconds":' + "9" * 5000 + "}", "request_ttl_seconds"),
         ('{"payload":1,"transport":"http"}', "transport must be 'inline' or 's3'"),
         ('{"payload":1,"transport":1}', "transport must be 'inline' or 's3'"),
+        ('{"payload":1,"transport":"reference"}', "transport must be 'inline' or 's3'"),
     ],
 )
 def test_a_wrong_type_is_said_with_its_field(line: str, words: str) -> None:
