@@ -58,6 +58,7 @@ class Judge:
         metrics: Metrics,
         chance: Callable[[], float],
         doubt_seconds: Callable[[EndpointName], float],
+        window: Window,
     ) -> None:
         """`chance` gives 0 to 1; `doubt_seconds` says how long to wait before an attempt in doubt is looked for."""
         self.gate = Gate(chance)
@@ -72,6 +73,7 @@ class Judge:
         self._series = metrics.endpoint(endpoint)
         self._chance = chance
         self._doubt_seconds = doubt_seconds
+        self._window = window
         # Jobs refused inline that are tried by S3: if that is taken, inline was what was refused.
         self._suspects: set[JobKey] = set()
         self._inline_spared_until: float | None = None
@@ -86,6 +88,8 @@ class Judge:
         return None
 
     def taken(self, job: Job, taken: Taken) -> Submitted:
+        """The job has its receipt: the lane is well."""
+        self._window.taken(taken.seconds)
         self._opened("lane", self.gate.success())
         if job.claim.transport is Transport.S3:
             self._opened("s3 route", self.staging_gate.success())

@@ -96,6 +96,35 @@ class Bucket:
         self._at = now
 
 
+class Flow:
+    """What a lane may put on the wire now: its window and its rates. One object decides; the lane tells it what happened."""
+
+    def __init__(self, window: Window, requests: Bucket, payloads: Bucket) -> None:
+        self.window = window
+        self.requests = requests
+        self.payloads = payloads
+        self.in_flight = 0
+        self._last_sent_at = float("-inf")
+
+    def wait_seconds(self, now: float) -> float | None:
+        """0: one more may be sent; None: one must come back first; else how long to wait at least."""
+        wait = self.window.wait_seconds(self.in_flight, self._last_sent_at, now)
+        if wait is None:
+            return None
+        return max(wait, self.requests.wait_seconds(now), self.payloads.wait_seconds(now))
+
+    def sent(self, size_bytes: int, now: float) -> None:
+        """An attempt begins."""
+        self.in_flight += 1
+        self._last_sent_at = now
+        self.requests.take(1)
+        self.payloads.take(size_bytes)
+
+    def returned(self) -> None:
+        """An attempt has ended, however."""
+        self.in_flight -= 1
+
+
 class Measured(Struct, frozen=True):
     """Jobs of a lane that reached an end: `jobs` of them within `seconds`."""
 
