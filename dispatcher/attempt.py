@@ -56,10 +56,14 @@ class Taken(Struct, frozen=True, kw_only=True):
 
 
 class Stopped(Struct, frozen=True, kw_only=True):
-    """No receipt. `staging`: it was the upload that failed, so that nothing was submitted whatever the fault's kind."""
+    """No receipt. `staging`: it was the upload that failed, so that nothing was submitted whatever the fault's kind.
+
+    `sent_at` is when the attempt began (monotonic).
+    """
 
     fault: Fault
     staging: bool
+    sent_at: float
 
 
 class Paths(Struct, frozen=True, kw_only=True):
@@ -86,11 +90,11 @@ async def attempt(job: Job, paths: Paths) -> Taken | Stopped:
     if job.claim.transport is Transport.S3:
         staged = await _stage(job, paths)
         if isinstance(staged, Fault):
-            return Stopped(fault=staged, staging=True)
+            return Stopped(fault=staged, staging=True, sent_at=started)
         location = staged
     answer = await paths.invoker.invoke(_invocation(job, location))
     if isinstance(answer, Fault):
-        return Stopped(fault=answer, staging=False)
+        return Stopped(fault=answer, staging=False, sent_at=started)
     return Taken(receipt=answer, seconds=paths.clock.monotonic() - started, at=paths.clock.now())
 
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from dispatcher.model import (
     FailureReason,
     FileId,
     JobFile,
+    Queue,
     QueueId,
     RunId,
     State,
@@ -41,14 +43,21 @@ from dispatcher.results import Results
 from dispatcher.retry import RetryPolicy
 from dispatcher.settings import Settings
 from dispatcher.sources.jobfiles import Intaker
-from dispatcher.status import Work, tally_of
+from dispatcher.status import Work
 from dispatcher.tracker import Tracker
+from dispatcher.windows import Bucket, Flow, Measured, Window, outstanding_limit
 
 log = structlog.get_logger(__name__)
 
 RECOVERY_DOUBT_SECONDS = 5.0
 """After a crash nobody knows how long results take: so long the outputs of attempts in doubt are waited for."""
 SAMPLE_SECONDS = 1.0
+HEALTHY_SECONDS = 15.0
+"""So long after its last sample a process counts as stuck."""
+PACE_SECONDS = 300.0
+"""The completions of so long ago and since say how fast an endpoint works."""
+OUTSTANDING_FLOOR = 1_000
+"""Jobs that may wait for a result though nothing has come yet: enough to wake an endpoint that sleeps."""
 UNSENT_STATES = (State.ACCEPTED, State.CLAIMED, State.AMBIGUOUS)
 
 
@@ -87,7 +96,15 @@ class Engine:
         self._wal_bytes = wal_bytes
         self._runs: dict[FileId, RunId] = {}
         self._files: dict[FileId, JobFile] = {}
+        self._queues: dict[FileId, dict[QueueId, Queue]] = {}
         self._taken_in: set[FileId] = set()
+        self.ended: asyncio.Queue[FileId] = asyncio.Queue()
+        """Files that have come to their end: read, and every job final. Each once a process, unless an end is not one yet."""
+        # Jobs submitted and not settled, and when jobs of late reached an end: for the outstanding window.
+        self._submitted: dict[EndpointName, int] = dict.fromkeys(endpoints, 0)
+        self._settled: dict[EndpointName, deque[tuple[float, int]]] = {endpoint: deque() for endpoint in endpoints}
+        self._sampled_at = self.clock.monotonic()
+        self._bounded = True
         # Lanes that have not ended.
         self._running: set[EndpointName] = set()
         # When this process began with a file (monotonic), and how many of its jobs were final then: for the rate.
@@ -115,14 +132,21 @@ class Engine:
         self.lanes = {endpoint: self._lane(endpoint, paths, discard=discard) for endpoint in endpoints}
 
     def _lane(self, endpoint: EndpointName, paths: Paths, *, discard: bool) -> Lane:
+        settings = self.settings
+        flow = Flow(
+            Window(settings.min_in_flight, settings.max_in_flight),
+            Bucket(settings.requests_per_second),
+            Bucket(settings.bytes_per_second),
+        )
         judge = Judge(
             endpoint,
             paths=paths,
-            policy=RetryPolicy(max_faults=self.settings.max_faults),
+            policy=RetryPolicy(max_faults=settings.max_faults),
             discard_staged=discard,
             metrics=self.metrics,
             chance=random.random,
             doubt_seconds=self._fates.doubt_seconds,
+            window=flow.window,
         )
         return Lane(
             endpoint,
@@ -130,7 +154,9 @@ class Engine:
             load=partial(self._loader.load, endpoint),
             paths=paths,
             judge=judge,
-            max_in_flight=self.settings.max_in_flight,
+            max_in_flight=settings.max_in_flight,
+            flow=flow,
+            may_claim=partial(self._may_claim, endpoint),
             metrics=self.metrics,
             submitted=self.tracker.note,
         )
@@ -144,11 +170,19 @@ class Engine:
         doubtful = await self.ledger.recover(self.clock.now() + wait)
         if doubtful:
             log.info("attempts in doubt after the last stop", jobs=doubtful, looked_for_after_seconds=wait)
+        for queue in self.ledger.queues():
+            self._queues.setdefault(queue.file_id, {})[queue.queue_id] = queue
+            self._submitted[queue.endpoint] += self.ledger.tally(queue.queue_id)[State.SUBMITTED]
+        for (endpoint, state), jobs in self.ledger.totals().items():
+            self.metrics.add_endpoint(endpoint).entered(state, jobs)
+        accepted, rejected = self.ledger.lines()
+        self.metrics.read(accepted=accepted, rejected=rejected)
         await self.tracker.resume()
         self.ledger.subscribe(self._on_changes)
 
     def start(self, tasks: TaskGroup, *, look: bool) -> None:
-        """Starts lanes, tracker and the sampling of gauges."""
+        """Starts lanes, tracker and the sampling of gauges. Without `look` nobody waits for results, and no limit is put on them."""
+        self._bounded = look
         for lane in self.lanes.values():
             tasks.start_soon(self._run_lane, lane, name=f"lane {lane.endpoint}")
         tasks.start_soon(partial(self.tracker.run, look=look), name="tracker")
@@ -183,16 +217,35 @@ class Engine:
         self._files[file.file_id] = file
         self._begun[file.file_id] = (self.clock.monotonic(), self._final(file.file_id))
         self._loader.add(file)
-        for queue in self.ledger.queues():
-            if queue.file_id == file.file_id:
-                self.lanes[queue.endpoint].offer(queue)
+        for queue in self._queues.get(file.file_id, {}).values():
+            self.lanes[queue.endpoint].offer(queue)
         await take_in(file, ledger=self.ledger, settings=_intake(self.settings), metrics=self.metrics)
-        self._taken_in.add(file.file_id)
+        self.read_to_its_end(file.file_id)
+
+    def read_to_its_end(self, file: FileId) -> None:
+        """No more of the file will be accepted."""
+        self._taken_in.add(file)
+        self._see_end(file)
         self.progressed.set()
+
+    def forget(self, file: FileId) -> None:
+        """The file's results stand: nothing about it is asked any more."""
+        for known in (self._files, self._queues, self._begun):
+            known.pop(file, None)
+        self._taken_in.discard(file)
+        self._loader.forget(file)
 
     def tally(self, file: FileId) -> dict[State, int]:
         """How many jobs of the file are in each state."""
-        return tally_of(self.ledger, file)
+        total = dict.fromkeys(State, 0)
+        for queue in self._queues.get(file, ()):
+            for state, jobs in self.ledger.tally(queue).items():
+                total[state] += jobs
+        return total
+
+    def _see_end(self, file: FileId) -> None:
+        if self.finished(file):
+            self.ended.put_nowait(file)
 
     def taken_in(self, file: FileId) -> bool:
         """Whether the file was read to its end."""
@@ -218,6 +271,10 @@ class Engine:
         """Why each lane, or its S3 route, stands still; no entry for one that does not."""
         return {endpoint: lane.paused for endpoint, lane in self.lanes.items() if lane.paused}
 
+    def healthy(self) -> bool:
+        """Whether the event loop turns and its own parts with it; trouble at AWS does not count."""
+        return self.clock.monotonic() - self._sampled_at < HEALTHY_SECONDS
+
     def work(self) -> Work:
         """What `status` can say because this process works."""
         return Work(self._rate, {str(endpoint): reasons for endpoint, reasons in self.paused().items()})
@@ -236,15 +293,46 @@ class Engine:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _on_changes(self, changes: Sequence[Change]) -> None:
+        ends: set[FileId] = set()
         for change in changes:
-            self.metrics.endpoint(change.queue.endpoint).entered(change.state, change.jobs)
+            self._count(change)
+            if change.state in FINAL_STATES:
+                ends.add(change.queue.file_id)
             if change.state is State.ACCEPTED and change.queue.file_id in self._files:
                 self.lanes[change.queue.endpoint].offer(change.queue)
             elif change.state is State.AMBIGUOUS:
                 self.tracker.doubtful()
             elif change.state is State.SUBMITTED and not self._unsent(change.queue.queue_id):
                 self.tracker.filled(change.queue.queue_id)
+        for file in ends:
+            self._see_end(file)
         self.progressed.set()
+
+    def _count(self, change: Change) -> None:
+        queue, endpoint = change.queue, change.queue.endpoint
+        self._queues.setdefault(queue.file_id, {}).setdefault(queue.queue_id, queue)
+        self.metrics.endpoint(endpoint).entered(change.state, change.jobs)
+        if change.state is State.SUBMITTED:
+            self._submitted[endpoint] += change.jobs
+        if change.prior is State.SUBMITTED:
+            self._submitted[endpoint] -= change.jobs
+            self._settled[endpoint].append((self.clock.monotonic(), change.jobs))
+
+    # --- the outstanding window ---------------------------------------------------------------------------------------
+
+    def _may_claim(self, endpoint: EndpointName) -> bool:
+        return not self._bounded or self._submitted[endpoint] < self.outstanding_limit(endpoint)
+
+    def outstanding_limit(self, endpoint: EndpointName) -> int:
+        """How many jobs of the lane may wait for a result now."""
+        if self.settings.max_outstanding is not None:
+            return self.settings.max_outstanding
+        settled, now = self._settled[endpoint], self.clock.monotonic()
+        while settled and settled[0][0] < now - PACE_SECONDS:
+            settled.popleft()
+        seconds = now - settled[0][0] if settled else 0.0
+        measured = Measured(sum(jobs for _, jobs in settled), max(seconds, 1.0) if settled else 0.0)
+        return outstanding_limit(measured, self.settings.request_ttl_seconds, OUTSTANDING_FLOOR)
 
     def _unsent(self, queue: QueueId) -> int:
         tally = self.ledger.tally(queue)
@@ -255,6 +343,7 @@ class Engine:
         while True:
             before = self.clock.monotonic()
             await anyio.sleep(SAMPLE_SECONDS)
+            self._sampled_at = self.clock.monotonic()
             self.metrics.loop_lagged(max(0.0, self.clock.monotonic() - before - SAMPLE_SECONDS))
             self.metrics.wal_is(self._wal_bytes())
             self._sample_outstanding()
@@ -263,16 +352,19 @@ class Engine:
         now = self.clock.now()
         jobs = dict.fromkeys(self.lanes, 0)
         oldest = dict.fromkeys(self.lanes, now)
-        for queue in self.ledger.queues():
-            tally = self.ledger.tally(queue.queue_id)
-            outstanding = sum(tally[state] for state in OUTSTANDING_STATES)
-            jobs[queue.endpoint] += outstanding
-            if outstanding and queue.file_id in self._files:
-                oldest[queue.endpoint] = min(oldest[queue.endpoint], self._files[queue.file_id].taken_at)
+        for file in self._files.values():
+            for queue in self._queues.get(file.file_id, {}).values():
+                tally = self.ledger.tally(queue.queue_id)
+                outstanding = sum(tally[state] for state in OUTSTANDING_STATES)
+                jobs[queue.endpoint] += outstanding
+                if outstanding:
+                    oldest[queue.endpoint] = min(oldest[queue.endpoint], file.taken_at)
         for endpoint, count in jobs.items():
             series = self.metrics.endpoint(endpoint)
             series.outstanding.set(count)
             series.oldest_age_seconds.set(now - oldest[endpoint])
+            series.in_flight_window.set(self.lanes[endpoint].window)
+            series.outstanding_limit.set(self.outstanding_limit(endpoint))
 
 
 def _intake(settings: Settings) -> IntakeSettings:

@@ -39,6 +39,10 @@ class LedgerFaultError(DispatcherError):
     exit_status = 4
 
 
+class LedgerFullError(LedgerFaultError):
+    """The disk is full; this call changed nothing, and can be made again when there is space."""
+
+
 class LedgerCorruptError(DispatcherError):
     """The ledger's file is damaged."""
 

@@ -29,6 +29,7 @@ from dispatcher.model import (
 )
 from dispatcher.retry import Again, Dead, Doubt, Reroute, RetryPolicy, Standing, Verdict, verdict
 from dispatcher.router import size_class
+from dispatcher.windows import Window
 
 log = structlog.get_logger(__name__)
 
@@ -118,9 +119,12 @@ class Judge:
         )
 
     async def stopped(self, job: Job, stopped: Stopped) -> Move:
+        """The job has none: what becomes of it, and what that says of the lane."""
         fault = _as_not_submitted(stopped.fault) if stopped.staging else self._explained(job, stopped.fault)
         decided = verdict(fault, self._standing(job, stopped), self._policy, self._chance())
         self._metrics.attempted(job.claim.transport, Outcome(fault.kind))
+        if fault.kind is FaultKind.THROTTLED and not stopped.staging:
+            self._window.throttled(stopped.sent_at, self._paths.clock.monotonic())
         self._trouble(job, fault, decided, staging=stopped.staging)
         return await self._move(job, fault, decided)
 
@@ -161,6 +165,7 @@ class Judge:
     def _opened(self, what: str, reason: FailureReason | None) -> None:
         if reason is not None:
             self._series.resumed(reason)
+            self._window.restart()
             log.info(f"{what} resumed", endpoint=self._endpoint, was=reason)
 
     async def _move(self, job: Job, fault: Fault, decided: Verdict) -> Move:

@@ -36,10 +36,24 @@ from dispatcher.model import (
     Submitted,
     Transport,
 )
+from dispatcher.windows import Flow
 
 CLAIM_BATCH = 64
 PARKED_MAX = 1_000
 """Jobs that may wait for a closed S3 route while inline ones pass them by; then the lane waits as a whole."""
+
+
+FULL_SECONDS = 0.5
+"""How often a lane with enough under way looks whether it still has."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What bounds a lane on the wire; None: no limit of our own."""
+
+    min_in_flight: float
+    max_in_flight: float
+    requests_per_second: float | None
+    bytes_per_second: float | None
 
 
 class Take(Struct, frozen=True):
@@ -72,16 +86,25 @@ class Lane:
         paths: Paths,
         judge: Judge,
         max_in_flight: int,
+        flow: Flow,
+        may_claim: Callable[[], bool],
         metrics: Metrics,
         submitted: Callable[[Submission], None],
     ) -> None:
-        """`submitted` is told of receipts once they are durable."""
+        """`submitted` is told of receipts once they are durable; `may_claim` says whether more may be under way now."""
         self.endpoint = endpoint
         self._ledger = ledger
         self._load = load
         self._paths = paths
         self._judge = judge
         self._max_in_flight = max_in_flight
+        self._flow = flow
+        self._may_claim = may_claim
+        # Held by the one worker whose turn it is to be sent; the others wait behind it.
+        self._door = asyncio.Lock()
+        # Set when an attempt has ended or limits changed: whoever stands at the door asks again.
+        self._room = asyncio.Event()
+        self._held = False
         self._metrics = metrics
         self._series = metrics.endpoint(endpoint)
         self._submitted = submitted
@@ -115,11 +138,41 @@ class Lane:
         """No new claims; what waits for a worker goes back unsent, what is on the wire finishes."""
         self._stopping = True
         self._wake.set()
+        self._room.set()
+
+    def hold(self, *, held: bool) -> None:
+        """An operator pauses the lane, or lets it go on; what is claimed already is still sent."""
+        self._held = held
+        self._wake.set()
+
+    def limit(self, limits: Limits) -> None:
+        """New limits, from now on."""
+        self._flow.window.limit(limits.min_in_flight, limits.max_in_flight)
+        self._flow.requests.limit(limits.requests_per_second)
+        self._flow.payloads.limit(limits.bytes_per_second)
+        self._room.set()
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        window = self._flow.window
+        return Limits(
+            min_in_flight=window.least,
+            max_in_flight=window.most,
+            requests_per_second=self._flow.requests.per_second,
+            bytes_per_second=self._flow.payloads.per_second,
+        )
+
+    @property
+    def window(self) -> float:
+        """How many attempts may be on the wire now."""
+        return self._flow.window.size
 
     @property
     def paused(self) -> list[FailureReason]:
         """What keeps the lane, or its S3 route, from sending."""
-        return [gate.reason for gate in (self._judge.gate, self._judge.staging_gate) if gate.reason is not None]
+        by_gates = [gate.reason for gate in (self._judge.gate, self._judge.staging_gate) if gate.reason is not None]
+        return [*by_gates, FailureReason.OPERATOR] if self._held else by_gates
 
     async def run(self) -> None:
         """Works until `stop` and everything claimed has a durable outcome."""
@@ -149,8 +202,10 @@ class Lane:
     def _plan(self) -> Take | Wait:
         """The one place that decides what is claimed next."""
         room = 2 * self._max_in_flight - self._open
-        if room < max(1, self._max_in_flight // 4):
+        if self._held or room < max(1, self._max_in_flight // 4):
             return Wait(None)
+        if not self._may_claim():
+            return Wait(FULL_SECONDS)
         now = self._paths.clock.monotonic()
         if self._staging_blocked(now):
             return Wait(max(0.0, self._judge.staging_gate.probe_at - now))
@@ -220,10 +275,25 @@ class Lane:
 
     async def _work(self) -> None:
         while (job := await self._ready.get()) is not None:
-            move = self._hold_back(job) or await self._send(job)
+            await self._enter(job)
+            try:
+                move = self._hold_back(job) or await self._send(job)
+            finally:
+                self._flow.returned()
+                self._room.set()
             if job.spill is not None:
                 await anyio.Path(job.spill).unlink(missing_ok=True)
             self._note(move, job.claim)
+
+    async def _enter(self, job: Job) -> None:
+        """Waits until the lane's window and rates let one more out; at once when it stops."""
+        now = self._paths.clock.monotonic
+        async with self._door:
+            while not self._stopping and (wait := self._flow.wait_seconds(now())) != 0.0:
+                self._room.clear()
+                with anyio.move_on_after(wait):
+                    await self._room.wait()
+            self._flow.sent(job.claim.size_bytes, now())
 
     async def _send(self, job: Job) -> Move:
         self._measure_waits(job)

@@ -5,6 +5,7 @@ The line was valid when it was accepted; if it is not now, somebody changed the 
 PAYLOAD_GONE rather than sent with another's payload. Runs in a worker thread, one batch at a time.
 """
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from dispatcher.identity import inference_id
 from dispatcher.interfaces import Clock, FileSlice
 from dispatcher.model import Claim, EndpointName, Error, FailureReason, FileId, JobFile, Settled, State
 
+TTL_LEAST_SECONDS = 60
 OPEN_FILES = 64
 """Job files kept open at once; the one used longest ago is closed for another."""
 
@@ -52,6 +54,14 @@ class Loader:
     def add(self, file: JobFile) -> None:
         """Makes the file's jobs loadable."""
         self._files[file.file_id] = file
+
+    def forget(self, file: FileId) -> None:
+        """Nothing of the file will be loaded any more."""
+        self._files.pop(file, None)
+        with self._lock:
+            source = self._open.pop(file, None)
+        if source is not None:
+            source.close()
 
     def close(self) -> None:
         """Closes every job file. Nothing may be loading."""
@@ -90,6 +100,13 @@ class Loader:
             return self._gone(claim, loaded)
         return self._sendable(file, endpoint, claim, job, loaded)
 
+    def _within(self, file: JobFile, ttl_seconds: int) -> int:
+        """The TTL, cut to what is left until the job file's deadline, though the service takes no less than a minute."""
+        if file.deadline_at is None:
+            return ttl_seconds
+        left = math.ceil(file.deadline_at - self._clock.now())
+        return min(ttl_seconds, max(left, TTL_LEAST_SECONDS))
+
     def _gone(self, claim: Claim, problem: LineError | JobLine) -> Settled:
         message = problem.message if isinstance(problem, LineError) else ""
         return Settled(
@@ -102,7 +119,7 @@ class Loader:
 
     def _sendable(self, file: JobFile, endpoint: EndpointName, claim: Claim, job: JobLine, loaded: Loaded) -> Job:
         defaults = self._defaults
-        ttl = job.request_ttl_seconds or defaults.request_ttl_seconds
+        ttl = self._within(file, job.request_ttl_seconds or defaults.request_ttl_seconds)
         timeout = job.invocation_timeout_seconds or defaults.invocation_timeout_seconds
         payload, location, spill = _parts(loaded)
         return Job(

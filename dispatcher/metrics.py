@@ -84,6 +84,7 @@ PAUSE_REASONS = (
     FailureReason.PROTOCOL,
     FailureReason.VALIDATION_ERROR,
     FailureReason.STAGING_NOT_SET,
+    FailureReason.OPERATOR,
 )
 RETRY_REASONS = (*PAUSE_REASONS, FailureReason.INLINE_REFUSED, FailureReason.RESULT_MISSING, FailureReason.SHUTDOWN)
 
@@ -227,6 +228,24 @@ WAL = Definition(
     (),
     "Bytes of the ledger's write-ahead log, as of the last commit.",
 )
+WINDOW = Definition(
+    "in_flight_window",
+    "gauge",
+    ("endpoint",),
+    "Attempts that may be on the wire to the endpoint at once, now; it shrinks while the service throttles.",
+)
+OUTSTANDING_LIMIT = Definition(
+    "outstanding_limit",
+    "gauge",
+    ("endpoint",),
+    "Jobs of the endpoint that may be submitted and not settled, now.",
+)
+FREE = Definition(
+    "disk_free_bytes",
+    "gauge",
+    (),
+    "Bytes free on the spool's disk, as of the last look.",
+)
 BUILD = Definition(
     "build_info",
     "gauge",
@@ -237,6 +256,7 @@ BUILD = Definition(
 DEFINITIONS = (
     *(SUBMISSION, ATTEMPT, SLOT_WAIT, QUEUE_WAIT, COMPLETION, LINES, JOBS, ATTEMPTS, RETRIES, OUTSTANDING, OLDEST),
     *(IN_FLIGHT, REQUESTS, PUTS_AVOIDED, LATE_RESULTS, PAUSED, LEDGER_COMMIT, WAL, LOOP_LAG, BUILD),
+    *(WINDOW, OUTSTANDING_LIMIT, FREE),
 )
 
 
@@ -278,6 +298,8 @@ class EndpointMetrics:
     def __init__(self, name: EndpointName, families: "_EndpointFamilies") -> None:
         self.outstanding = families.outstanding.labels(name)
         self.oldest_age_seconds = families.oldest.labels(name)
+        self.in_flight_window = families.window.labels(name)
+        self.outstanding_limit = families.outstanding_limit.labels(name)
         self._jobs = {state: families.jobs.labels(name, state) for state in State}
         self._paused = {reason: families.paused.labels(name, reason) for reason in PAUSE_REASONS}
         self._queue_wait = families.queue_wait.labels(name)
@@ -304,6 +326,8 @@ class _EndpointFamilies(Struct, frozen=True):
 
     outstanding: Gauge
     oldest: Gauge
+    window: Gauge
+    outstanding_limit: Gauge
     jobs: Counter
     paused: Gauge
     queue_wait: Histogram
@@ -327,6 +351,8 @@ class Metrics:
         self._families = _EndpointFamilies(
             outstanding=_gauge(OUTSTANDING, registry),
             oldest=_gauge(OLDEST, registry),
+            window=_gauge(WINDOW, registry),
+            outstanding_limit=_gauge(OUTSTANDING_LIMIT, registry),
             jobs=_counter(JOBS, registry),
             paused=_gauge(PAUSED, registry),
             queue_wait=_histogram(QUEUE_WAIT, registry),
@@ -363,6 +389,7 @@ class Metrics:
         self._ledger_commit = _histogram(LEDGER_COMMIT, registry)
         self._ledger_wal = _gauge(WAL, registry)
         self._loop_lag = _histogram(LOOP_LAG, registry)
+        self._disk_free = _gauge(FREE, registry)
         _gauge(BUILD, registry).labels(**build).set(1)
 
     def add_endpoint(self, name: EndpointName) -> EndpointMetrics:
@@ -435,6 +462,10 @@ class Metrics:
     def wal_is(self, size_bytes: int) -> None:
         """How large the ledger's write-ahead log is."""
         self._ledger_wal.set(size_bytes)
+
+    def disk_has(self, free_bytes: int) -> None:
+        """So much is free on the spool's disk."""
+        self._disk_free.set(free_bytes)
 
     def loop_lagged(self, seconds: float) -> None:
         """The event loop woke so much too late."""

@@ -89,6 +89,7 @@ class FailureReason(StrEnum):
     BUCKET = "bucket"
     PROTOCOL = "protocol"
     INLINE_REFUSED = "inline_refused"
+    OPERATOR = "operator"
     # of the process
     SHUTDOWN = "shutdown"
 

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgspec
@@ -21,8 +20,8 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.admin.control import control_socket
 from dispatcher.admin.server import metrics_server
+from dispatcher.commands import answer
 from dispatcher.engine import Engine, SystemClock, line_rules
-from dispatcher.errors import UsageError
 from dispatcher.intake import IntakeSettings, take_in
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.metrics import Metrics
@@ -31,7 +30,6 @@ from dispatcher.service import engine
 from dispatcher.settings import Settings
 from dispatcher.signals import Stop, stop_on_signals
 from dispatcher.sources.jobfiles import Intaker, take_up
-from dispatcher.status import jobs_named, overview
 
 log = structlog.get_logger(__name__)
 
@@ -187,32 +185,6 @@ async def _exit_status(made: Engine, files: Sequence[JobFile], request: Request,
     if stop.requested.is_set() and not all(made.settled(file.file_id, submitted=request.no_wait) for file in files):
         return EXIT_INTERRUPTED
     return EXIT_ALL_SUCCEEDED if clean else EXIT_SOME_DID_NOT
-
-
-# --- what the owner of a ledger answers --------------------------------------------------------------------------------
-
-
-async def answer(made: Engine, request: dict[str, Any]) -> Any:
-    """Answers a request that came over the control socket."""
-    now = made.clock.now()
-    match request:
-        case {"command": "status", "job": str(id)}:
-            return await jobs_named(made.ledger, id)
-        case {"command": "status"}:
-            return await overview(made.ledger, now, made.work())
-        case {"command": "partial", "folder": str(folder)}:
-            return [str(path) for path in await write_partial(made, Path(folder))]
-        case _:
-            raise UsageError(f"unknown request {msgspec.json.encode(request)[:200]!r}")
-
-
-async def write_partial(made: Engine, folder: Path) -> list[Path]:
-    """Writes what is final so far of every job file of this run to `folder/<name>/`."""
-    written = []
-    for file in await made.ledger.files():
-        await made.results.write(file, folder / file.name)
-        written.append(folder / file.name)
-    return written
 
 
 # --- validate ----------------------------------------------------------------------------------------------------------

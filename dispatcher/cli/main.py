@@ -5,9 +5,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from dispatcher.cli.check import check
 from dispatcher.cli.demo import demo
+from dispatcher.cli.operate import cancel, lane
 from dispatcher.cli.replay import replay
 from dispatcher.cli.run import run
+from dispatcher.cli.serve import serve
 from dispatcher.cli.status import status
 from dispatcher.cli.validate import validate
 from dispatcher.errors import DispatcherError
@@ -40,7 +43,7 @@ def cli() -> None:
     """Dispatches inference jobs to Amazon SageMaker AI async endpoints, durably, and brings their results back."""
 
 
-for command in (demo, run, validate, status, replay):
+for command in (demo, run, serve, validate, check, status, replay, cancel, lane):
     cli.add_command(command)
 cli.add_command(sandbox, "sandbox")
 

@@ -68,15 +68,21 @@ def ledger_in(settings: Settings, output: Path) -> Path:
 
 
 def existing_ledger(settings: Settings, file: str | None) -> Path:
-    """The ledger that `--ledger`, `--output` or a job file's name points to; UsageError where there is none."""
-    if settings.ledger is None and settings.output is None and file is None:
-        raise UsageError("which ledger? Name the job file, or set --output or --ledger")
-    path = ledger_in(settings, Path(settings.output or f"{file}.results"))
+    """The ledger that `--ledger`, `--output`, `--spool` or a job file's name points to; UsageError where there is none."""
+    if file is None and not (settings.ledger or settings.output or settings.spool):
+        raise UsageError("which ledger? Name the job file, or set --output, --spool or --ledger")
+    folder = settings.output or (f"{file}.results" if file is not None else settings.spool)
+    path = ledger_in(settings, Path(folder or ""))
     if not path.exists():
         raise UsageError(
-            f"there is no ledger {path}: nothing was run there yet, or --output or --ledger points elsewhere"
+            f"there is no ledger {path}: nothing was run there yet, or --output, --spool or --ledger points elsewhere"
         )
     return path
+
+
+def service_ledger(settings: Settings) -> Path:
+    """The ledger that `--ledger`, `--output` or `--spool` points to."""
+    return existing_ledger(settings, None)
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:

@@ -33,14 +33,21 @@ OWNER_SECONDS = 5.0
 @click.argument("file", required=False)
 @click.option("--output", help="The output folder of the run to look at.")
 @click.option("--ledger", help="The ledger to look at.")
+@click.option("--spool", help="The service's folder to look at.")
 @click.option("--job", "job", metavar="ID", help="Where this job is.")
 @click.option("--partial", metavar="DIR", help="Write the results that are final so far to DIR/<name>/.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def status(
-    file: str | None, output: str | None, ledger: str | None, job: str | None, partial: str | None, as_json: bool
+    file: str | None,
+    output: str | None,
+    ledger: str | None,
+    spool: str | None,
+    job: str | None,
+    partial: str | None,
+    as_json: bool,
 ) -> int:
     """Says where job files and jobs are, whether a process works on them or not."""
-    settings = settings_from({"output": output, "ledger": ledger})
+    settings = settings_from({"output": output, "ledger": ledger, "spool": spool})
     configure_logs(settings, quiet=True)
     path = existing_ledger(settings, file)
     if partial is not None:

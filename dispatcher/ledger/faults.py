@@ -4,7 +4,7 @@ import errno
 import sqlite3
 from pathlib import Path
 
-from dispatcher.errors import DispatcherError, LedgerCorruptError, LedgerFaultError, UsageError
+from dispatcher.errors import DispatcherError, LedgerCorruptError, LedgerFaultError, LedgerFullError, UsageError
 
 _OWN_FAULT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -18,10 +18,6 @@ _CANNOT_USE = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-
-
-class LedgerFullError(LedgerFaultError):
-    """The disk is full; this call changed nothing, and can be made again when there is space."""
 
 
 def is_own_fault(error: Exception) -> bool:

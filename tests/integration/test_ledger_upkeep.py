@@ -8,11 +8,10 @@ from queue import SimpleQueue
 
 import pytest
 
-from dispatcher.errors import DispatcherError, LedgerFaultError
+from dispatcher.errors import DispatcherError, LedgerFaultError, LedgerFullError
 from dispatcher.ledger import filing, opening, writer
 from dispatcher.ledger.ballast import ballast_path
 from dispatcher.ledger.calls import Call, Commit, Inbox, Operation
-from dispatcher.ledger.faults import LedgerFullError
 from dispatcher.ledger.sqlite import SqliteLedger, open_sqlite
 from dispatcher.ledger.upkeep import Pace, Upkeep
 from dispatcher.ledger.writer import Writer

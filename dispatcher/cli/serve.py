@@ -1,0 +1,22 @@
+"""`dispatcher serve`."""
+
+from typing import Any
+
+import click
+
+from dispatcher.cli.options import configure_logs, run_async, settings_from, settings_options
+from dispatcher.errors import UsageError
+from dispatcher.serving import serve as serve_until_stopped
+
+
+@click.command()
+@settings_options(without=("output",))
+def serve(**flags: Any) -> int:
+    """Dispatches every job file that is dropped into SPOOL/inbox, and puts its results into SPOOL/results, until SIGTERM."""
+    settings = settings_from(flags)
+    configure_logs(settings)
+    if not settings.endpoints():
+        raise UsageError(
+            "the service needs an endpoint: set --endpoint, or --allow-endpoint for those that job lines name"
+        )
+    return run_async(serve_until_stopped(settings))

@@ -1,0 +1,74 @@
+"""What the owner of a ledger answers over the control socket."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dispatcher.engine import Engine
+from dispatcher.errors import UsageError
+from dispatcher.lanes import Lane, Limits
+from dispatcher.model import EndpointName, Error, FailureReason, JobFile, State
+from dispatcher.status import jobs_named, overview
+
+
+async def answer(made: Engine, request: dict[str, Any]) -> Any:
+    """Answers one request; UsageError for one that is none."""
+    match request:
+        case {"command": "status", "job": str(id)}:
+            return await jobs_named(made.ledger, id)
+        case {"command": "status"}:
+            return await overview(made.ledger, made.clock.now(), made.work())
+        case {"command": "partial", "folder": str(folder)}:
+            return [str(path) for path in await write_partial(made, Path(folder))]
+        case {"command": "cancel", "file": str(name)}:
+            return await _cancel(made, name)
+        case {"command": "lane", "endpoint": str(endpoint), "limits": dict(limits)}:
+            return _limit(_lane(made, endpoint), limits)
+        case {"command": "lane", "endpoint": str(endpoint), "held": bool(held)}:
+            _lane(made, endpoint).hold(held=held)
+            return held
+        case _:
+            raise UsageError(f"unknown request {msgspec.json.encode(request)[:200]!r}")
+
+
+async def write_partial(made: Engine, folder: Path) -> list[Path]:
+    """Writes what is final so far of every job file of this run to `folder/<name>/`."""
+    written = []
+    for file in await made.ledger.files():
+        await made.results.write(file, folder / file.name)
+        written.append(folder / file.name)
+    return written
+
+
+async def _cancel(made: Engine, name: str) -> int:
+    file = await file_named(made, name)
+    error = Error(FailureReason.CANCELLED, "cancelled by an operator")
+    return await made.ledger.end_unsent(file.file_id, State.CANCELLED, made.clock.now(), error)
+
+
+async def file_named(made: Engine, name: str) -> JobFile:
+    """The unfinished job file of this name or run id."""
+    files = [file for file in await made.ledger.files() if name in (file.name, file.run_id)]
+    open_files = [file for file in files if file.published_at is None]
+    if len(open_files) != 1:
+        raise UsageError(
+            f"{len(open_files)} unfinished job files are named {name!r}; give the run id that `status --json` shows"
+        )
+    return open_files[0]
+
+
+def _lane(made: Engine, endpoint: str) -> Lane:
+    lane = made.lanes.get(EndpointName(endpoint))
+    if lane is None:
+        raise UsageError(f"there is no lane for {endpoint!r}; there are: {', '.join(sorted(made.lanes))}")
+    return lane
+
+
+def _limit(lane: Lane, changes: dict[str, Any]) -> Limits:
+    try:
+        limits = msgspec.convert(msgspec.to_builtins(lane.limits) | changes, Limits, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"these limits cannot be: {error}") from error
+    lane.limit(limits)
+    return lane.limits

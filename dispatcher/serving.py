@@ -1,0 +1,281 @@
+"""The service: watches a folder, dispatches what is dropped there, gives each job file its results back, until it is told to stop.
+
+Start   signal handlers, spool, ledger (lock, check), recovery, clients, admin server, what lies in work/, inbox, ready
+Stop    readiness falls; nothing new is taken; no new claims, what is on the wire gets its durable outcome; the rest waits in
+        the ledger; checkpoint. A second signal ends the process at once, which costs no more than a crash.
+
+A job file goes inbox → work → done, its results appear in results/ by one rename; `sources/folder.py` says what a crash
+leaves at each step. Whatever part dies takes the process down: half a dispatcher loses time.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import structlog
+from anyio.abc import TaskGroup
+from prometheus_client import CollectorRegistry
+
+from dispatcher.admin.control import control_socket
+from dispatcher.admin.server import DEFAULT_LISTEN, metrics_server
+from dispatcher.admin.systemd import notify
+from dispatcher.commands import answer
+from dispatcher.engine import Engine
+from dispatcher.errors import ChangedFileError, UnreadableFileError, UsageError
+from dispatcher.model import Error, FailureReason, FileId, JobFile, State
+from dispatcher.service import engine
+from dispatcher.settings import Settings
+from dispatcher.signals import Stop, stop_on_signals
+from dispatcher.sources.disk import Disk, free_bytes, watch_disk
+from dispatcher.sources.folder import Folder, Taken
+from dispatcher.sources.inbox import open_inbox
+from dispatcher.sources.retention import Retention
+from dispatcher.sources.uptake import Uptake, UptakeSettings
+
+log = structlog.get_logger(__name__)
+
+FILES_AT_ONCE = 128
+"""Job files that are taken up and read side by side; more of them wait in the inbox."""
+PUBLISHERS = 4
+DEADLINE_SECONDS = 1.0
+"""How often it is looked whether a job file's deadline has passed."""
+PRUNE_ROWS = 1_000
+PRUNE_SECONDS = 60.0
+
+
+async def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status. Raises DispatcherError."""
+    with stop_on_signals() as stop:
+        started = time.monotonic()
+        folder = Folder(_spool(settings))
+        await anyio.to_thread.run_sync(folder.make)
+        ledger = ledger_of(settings)
+        async with engine(settings, ledger, registry := CollectorRegistry()) as made, AsyncExitStack() as stack:
+            disk = watch_disk(folder.spool, settings.disk_reserve_bytes, made.metrics.disk_has)
+            service = Service(settings, made, folder, disk, stop)
+            await stack.enter_async_context(control_socket(ledger, partial(answer, made)))
+            listen = settings.listen or DEFAULT_LISTEN
+            address = await stack.enter_async_context(
+                metrics_server(listen, registry, ready=lambda: service.ready, healthy=made.healthy)
+            )
+            log.info("metrics", url=f"http://{address}/metrics")
+            await service.run(started)
+        log.info("stopped")
+        return 0
+
+
+def ledger_of(settings: Settings) -> Path:
+    """Where the service's ledger is: as set, else in the spool."""
+    return Path(settings.ledger) if settings.ledger else _spool(settings) / "ledger.db"
+
+
+def _spool(settings: Settings) -> Path:
+    if settings.spool is None:
+        raise UsageError("the service needs a folder: set --spool DIR (it holds inbox, work, done, failed and results)")
+    return Path(settings.spool).absolute()
+
+
+class Service:
+    """Job files from inbox to results. `run` returns when it was told to stop and has drained."""
+
+    def __init__(self, settings: Settings, made: Engine, folder: Folder, disk: Disk, stop: Stop) -> None:
+        self.ready = False
+        """Whether it takes files and claims jobs; falls first when it stops."""
+        self._settings = settings
+        self._made = made
+        self._folder = folder
+        self._disk = disk
+        self._stop = stop
+        # One for each file that is being taken up and read; whoever finds none waits, and the file waits in the inbox.
+        self._slots = anyio.Semaphore(FILES_AT_ONCE)
+        # Files whose results are being published: an end that is seen twice is worked on once.
+        self._publishing: set[FileId] = set()
+        # Files by the end of their time, until their results stand.
+        self._open: dict[FileId, JobFile] = {}
+
+    async def run(self, started: float) -> None:
+        """The whole life between start and stop."""
+        async with anyio.create_task_group() as tasks:
+            self._made.start(tasks, look=True)
+            await self._disk.look()
+            uptake = await self._uptake()
+            async with anyio.create_task_group() as sources:
+                await self._recover(sources, uptake)
+                sources.start_soon(self._watch_inbox, sources, uptake, name="inbox")
+                self._start_upkeep(tasks, uptake)
+                self.ready = True
+                notify("READY=1")
+                log.info("ready", spool=str(self._folder.spool), seconds=round(time.monotonic() - started, 3))
+                await self._stop.requested.wait()
+                self._phase("stopping: nothing new is taken")
+                self.ready = False
+                notify("STOPPING=1")
+                sources.cancel_scope.cancel()
+            await self._drain()
+            tasks.cancel_scope.cancel()
+
+    async def _drain(self) -> None:
+        self._phase("draining: no new claims, what is on the wire finishes")
+        self._made.stop_lanes()
+        with anyio.move_on_after(self._settings.drain_seconds) as limit:
+            await self._made.drained()
+        if limit.cancelled_caught:
+            log.warning("not drained in time; what is on the wire is looked for at the next start")
+        self._phase("drained")
+
+    def _phase(self, text: str) -> None:
+        log.info(text, signal=self._stop.signal.name if self._stop.signal else None)
+
+    # --- job files come in --------------------------------------------------------------------------------------------
+
+    async def _uptake(self) -> Uptake:
+        settings, spool = self._settings, self._folder.spool
+        return Uptake(
+            self._folder,
+            ledger=self._made.ledger,
+            clock=self._made.clock,
+            settings=UptakeSettings(
+                payload_root=settings.payload_root or str(self._folder.inbox),
+                work_max_bytes=settings.work_max_bytes,
+                room_bytes=lambda: free_bytes(spool) - settings.disk_reserve_bytes,
+                deadline_seconds=settings.file_deadline_seconds,
+            ),
+            titles=[file.name for file in await self._made.ledger.files()],
+        )
+
+    async def _recover(self, sources: TaskGroup, uptake: Uptake) -> None:
+        """Goes on with what the last process left in `work/` and in the ledger."""
+        known = {file.run_id: file for file in await self._made.ledger.files()}
+        unpublished = {run for run, file in known.items() if file.published_at is None}
+        lying = await anyio.to_thread.run_sync(self._folder.recover, unpublished)
+        for taken in lying:
+            file = known.get(taken.run_id)
+            if file is None:
+                sources.start_soon(self._take_up, taken, uptake, True, name=f"intake of {taken.name}")
+            elif file.published_at is not None:
+                await self._finish(file)
+        for run in unpublished:
+            sources.start_soon(self._go_on, known[run], uptake, name=f"intake of {known[run].name}")
+
+    async def _watch_inbox(self, sources: TaskGroup, uptake: Uptake) -> None:
+        inbox = open_inbox(
+            self._folder,
+            clock=self._made.clock,
+            random=self._made.intaker.random,
+            settle_seconds=self._settings.settle_seconds,
+            scan_seconds=self._settings.scan_seconds,
+            paused=self._disk.is_low,
+        )
+
+        async def accept(batch: list[Taken]) -> None:
+            for taken in batch:
+                await self._slots.acquire()
+                sources.start_soon(self._take_up_and_release, taken, uptake, name=f"intake of {taken.name}")
+
+        await inbox.run(accept)
+
+    async def _take_up_and_release(self, taken: Taken, uptake: Uptake) -> None:
+        try:
+            await self._take_up(taken, uptake, False)
+        finally:
+            self._slots.release()
+
+    async def _take_up(self, taken: Taken, uptake: Uptake, rebuilt: bool) -> None:
+        file = await uptake.take_up(taken, rebuilt=rebuilt)
+        if file is not None:
+            await self._read(file)
+
+    async def _go_on(self, file: JobFile, uptake: Uptake) -> None:
+        try:
+            await uptake.restore(file)
+        except UnreadableFileError as error:
+            await self._give_up(file, str(error))
+            return
+        await self._read(file)
+
+    async def _read(self, file: JobFile) -> None:
+        self._open[file.file_id] = file
+        try:
+            await self._made.add(file)
+        except (UnreadableFileError, ChangedFileError) as error:
+            await self._give_up(file, str(error))
+
+    async def _give_up(self, file: JobFile, reason: str) -> None:
+        """The file cannot be read to its end: what of it is not on its way ends here, what is gets its result."""
+        log.error("job file cannot be read to its end", name=file.name, reason=reason)
+        self._open[file.file_id] = file
+        error = Error(FailureReason.PAYLOAD_GONE, reason[:500])
+        await self._made.ledger.end_unsent(file.file_id, State.CANCELLED, self._made.clock.now(), error)
+        self._made.read_to_its_end(file.file_id)
+
+    # --- results go out -----------------------------------------------------------------------------------------------
+
+    def _start_upkeep(self, tasks: TaskGroup, uptake: Uptake) -> None:
+        for number in range(PUBLISHERS):
+            tasks.start_soon(self._publish_ends, name=f"publisher {number}")
+        tasks.start_soon(self._disk.run, name="disk")
+        tasks.start_soon(self._end_overdue, name="deadlines")
+        if self._settings.retention_seconds is not None:
+            retention = Retention(self._folder, self._settings.retention_seconds, self._made.clock)
+            tasks.start_soon(retention.run, name="retention")
+            tasks.start_soon(self._prune, self._settings.retention_seconds, uptake, name="pruning")
+
+    async def _publish_ends(self) -> None:
+        while True:
+            file = await self._made.ended.get()
+            if file in self._publishing or file not in self._open:
+                continue
+            self._publishing.add(file)
+            try:
+                await self._publish(self._open[file])
+            finally:
+                self._publishing.discard(file)
+
+    async def _publish(self, file: JobFile) -> None:
+        made = self._made
+        await made.tracker.last_look(file.file_id, published=False)
+        if not made.finished(file.file_id):
+            return
+        standing = await anyio.to_thread.run_sync(self._folder.standing, file)
+        if standing is None:
+            read = next(known for known in await made.ledger.files() if known.file_id == file.file_id)
+            await made.results.write(read, self._folder.results_place(file.run_id))
+            await anyio.to_thread.run_sync(self._folder.publish, file)
+        await made.ledger.published(file.file_id, made.clock.now())
+        await self._finish(file)
+        self._open.pop(file.file_id, None)
+        made.forget(file.file_id)
+
+    async def _finish(self, file: JobFile) -> None:
+        standing = await anyio.to_thread.run_sync(self._folder.standing, file)
+        into = standing.into if standing is not None else "done"
+        await anyio.to_thread.run_sync(self._folder.finish, file, into)
+        log.info("job file finished", name=file.name, run_id=file.run_id, into=into)
+
+    async def _end_overdue(self) -> None:
+        """Expires what is not submitted by its file's deadline; again, since what was claimed then may have come back."""
+        error = Error(FailureReason.RESULT_MISSING, "not submitted before the job file's deadline")
+        while True:
+            await anyio.sleep(DEADLINE_SECONDS)
+            now = self._made.clock.now()
+            for file in overdue(list(self._open.values()), now):
+                await self._made.ledger.end_unsent(file.file_id, State.EXPIRED, now, error)
+
+    async def _prune(self, retention_seconds: float, uptake: Uptake) -> None:
+        """Forgets old rows of the ledger, in small slices."""
+        while True:
+            before = {file.name for file in await self._made.ledger.files()}
+            while await self._made.ledger.prune(self._made.clock.now() - retention_seconds, PRUNE_ROWS):  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+            for title in before - {file.name for file in await self._made.ledger.files()}:
+                uptake.forget(title)
+            await anyio.sleep(min(PRUNE_SECONDS, max(1.0, retention_seconds)))
+
+
+def overdue(files: Sequence[JobFile], now: float) -> list[JobFile]:
+    """Those whose deadline has passed."""
+    return [file for file in files if file.deadline_at is not None and file.deadline_at <= now]
