@@ -1,5 +1,6 @@
 """What the owner of a ledger answers over the control socket."""
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import msgspec
 from dispatcher.engine import Engine
 from dispatcher.errors import UsageError
 from dispatcher.lanes import Lane, Limits
-from dispatcher.model import EndpointName, Error, FailureReason, JobFile, State
+from dispatcher.model import EndpointName, JobFile
 from dispatcher.status import jobs_named, overview
 
 
@@ -24,7 +25,7 @@ async def answer(made: Engine, request: dict[str, Any]) -> Any:
         case {"command": "cancel", "file": str(name)}:
             return await _cancel(made, name)
         case {"command": "lane", "endpoint": str(endpoint), "limits": dict(limits)}:
-            return _limit(_lane(made, endpoint), limits)
+            return _limit(_lane(made, endpoint), limits, made.settings.max_in_flight)
         case {"command": "lane", "endpoint": str(endpoint), "held": bool(held)}:
             _lane(made, endpoint).hold(held=held)
             return held
@@ -42,9 +43,7 @@ async def write_partial(made: Engine, folder: Path) -> list[Path]:
 
 
 async def _cancel(made: Engine, name: str) -> int:
-    file = await file_named(made, name)
-    error = Error(FailureReason.CANCELLED, "cancelled by an operator")
-    return await made.ledger.end_unsent(file.file_id, State.CANCELLED, made.clock.now(), error)
+    return await made.cancel(await file_named(made, name))
 
 
 async def file_named(made: Engine, name: str) -> JobFile:
@@ -65,10 +64,25 @@ def _lane(made: Engine, endpoint: str) -> Lane:
     return lane
 
 
-def _limit(lane: Lane, changes: dict[str, Any]) -> Limits:
+def _limit(lane: Lane, changes: dict[str, Any], most: int) -> Limits:
     try:
         limits = msgspec.convert(msgspec.to_builtins(lane.limits) | changes, Limits, strict=True)
     except msgspec.ValidationError as error:
         raise UsageError(f"these limits cannot be: {error}") from error
+    problem = _problem(limits, most)
+    if problem is not None:
+        raise UsageError(f"these limits cannot be: {problem}")
     lane.limit(limits)
     return lane.limits
+
+
+def _problem(limits: Limits, most: int) -> str | None:
+    """What is wrong with these limits; `most` is how many attempts the lane has workers for."""
+    if not 1 <= limits.max_in_flight <= most:
+        return f"max_in_flight must be 1 to {most}, which is what the process was started with"
+    if not 0 < limits.min_in_flight <= limits.max_in_flight:
+        return f"min_in_flight must be above 0 and at most max_in_flight, {limits.max_in_flight:g}"
+    rates = (limits.requests_per_second, limits.bytes_per_second)
+    if any(rate is not None and not 0 < rate < inf for rate in rates):
+        return "a rate must be above 0; the flag's 0 takes it away"
+    return None

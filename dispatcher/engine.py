@@ -17,7 +17,8 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from dispatcher.attempt import Paths
+from dispatcher.attempt import Job, Paths
+from dispatcher.errors import UnreadableFileError
 from dispatcher.fates import Fates
 from dispatcher.formats.joblines import LineRules
 from dispatcher.intake import IntakeSettings, take_in
@@ -30,13 +31,15 @@ from dispatcher.model import (
     FINAL_STATES,
     OUTSTANDING_STATES,
     Change,
+    Claim,
     EndpointName,
+    Error,
     FailureReason,
     FileId,
     JobFile,
     Queue,
     QueueId,
-    RunId,
+    Settled,
     State,
 )
 from dispatcher.results import Results
@@ -94,17 +97,20 @@ class Engine:
         self.progressed = asyncio.Event()
         """Set at each durable change; whoever waits for progress clears it."""
         self._wal_bytes = wal_bytes
-        self._runs: dict[FileId, RunId] = {}
+        # Every job file in the ledger, also those of which nothing is asked any more.
+        self._known: dict[FileId, JobFile] = {}
         self._files: dict[FileId, JobFile] = {}
         self._queues: dict[FileId, dict[QueueId, Queue]] = {}
         self._taken_in: set[FileId] = set()
         self.ended: asyncio.Queue[FileId] = asyncio.Queue()
         """Files that have come to their end: read, and every job final. Each once a process, unless an end is not one yet."""
+        self._cancelled: set[FileId] = set()
         # Jobs submitted and not settled, and when jobs of late reached an end: for the outstanding window.
         self._submitted: dict[EndpointName, int] = dict.fromkeys(endpoints, 0)
         self._settled: dict[EndpointName, deque[tuple[float, int]]] = {endpoint: deque() for endpoint in endpoints}
         self._sampled_at = self.clock.monotonic()
         self._bounded = True
+        self._is_lasting = False
         # Lanes that have not ended.
         self._running: set[EndpointName] = set()
         # When this process began with a file (monotonic), and how many of its jobs were final then: for the rate.
@@ -121,7 +127,7 @@ class Engine:
             clock=self.clock,
             metrics=metrics,
             doubt_cap_seconds=settings.doubt_cap_seconds,
-            runs=self._runs,
+            files=self._known,
             chosen_keys=settings.chosen_keys,
         )
         self.tracker = Tracker(ledger=ledger, fates=self._fates, clock=self.clock)
@@ -151,7 +157,7 @@ class Engine:
         return Lane(
             endpoint,
             ledger=self.ledger,
-            load=partial(self._loader.load, endpoint),
+            load=partial(self._load, endpoint),
             paths=paths,
             judge=judge,
             max_in_flight=settings.max_in_flight,
@@ -165,7 +171,7 @@ class Engine:
 
     async def recover(self) -> None:
         """Takes up where the last process stopped; before anything else."""
-        self._runs.update({file.file_id: file.run_id for file in await self.ledger.files()})
+        self._known.update({file.file_id: file for file in await self.ledger.files()})
         wait = min(RECOVERY_DOUBT_SECONDS, self.settings.doubt_cap_seconds)
         doubtful = await self.ledger.recover(self.clock.now() + wait)
         if doubtful:
@@ -180,9 +186,12 @@ class Engine:
         await self.tracker.resume()
         self.ledger.subscribe(self._on_changes)
 
-    def start(self, tasks: TaskGroup, *, look: bool) -> None:
-        """Starts lanes, tracker and the sampling of gauges. Without `look` nobody waits for results, and no limit is put on them."""
-        self._bounded = look
+    def start(self, tasks: TaskGroup, *, look: bool, lasting: bool = False) -> None:
+        """Starts lanes, tracker and the sampling of gauges. Without `look` nobody waits for results, and no limit is put on them.
+
+        `lasting`: one job file that is gone ends its own jobs, not the process.
+        """
+        self._bounded, self._is_lasting = look, lasting
         for lane in self.lanes.values():
             tasks.start_soon(self._run_lane, lane, name=f"lane {lane.endpoint}")
         tasks.start_soon(partial(self.tracker.run, look=look), name="tracker")
@@ -213,7 +222,7 @@ class Engine:
 
     async def add(self, file: JobFile) -> None:
         """Reads the file to its end and lets its jobs be claimed as they are accepted."""
-        self._runs[file.file_id] = file.run_id
+        self._known[file.file_id] = file
         self._files[file.file_id] = file
         self._begun[file.file_id] = (self.clock.monotonic(), self._final(file.file_id))
         self._loader.add(file)
@@ -228,11 +237,22 @@ class Engine:
         self._see_end(file)
         self.progressed.set()
 
+    async def cancel(self, file: JobFile) -> int:
+        """Ends what is not on its way as cancelled; how many. What is accepted later, or comes back unsent, when made again."""
+        self._cancelled.add(file.file_id)
+        error = Error(FailureReason.CANCELLED, "cancelled by an operator")
+        return await self.ledger.end_unsent(file.file_id, State.CANCELLED, self.clock.now(), error)
+
+    def cancelled(self, file: FileId) -> bool:
+        """Whether an operator cancelled it since this process began."""
+        return file in self._cancelled
+
     def forget(self, file: FileId) -> None:
         """The file's results stand: nothing about it is asked any more."""
         for known in (self._files, self._queues, self._begun):
             known.pop(file, None)
         self._taken_in.discard(file)
+        self._cancelled.discard(file)
         self._loader.forget(file)
 
     def tally(self, file: FileId) -> dict[State, int]:
@@ -291,6 +311,24 @@ class Engine:
         return sum(tally[state] for state in FINAL_STATES)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _load(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
+        try:
+            return await self._loader.load(endpoint, claims)
+        except UnreadableFileError as error:
+            if not self._is_lasting:
+                raise
+            log.error("job file cannot be read any more; what was to be sent of it is dead", error=str(error))
+            return [self._gone(claim, str(error)) for claim in claims]
+
+    def _gone(self, claim: Claim, message: str) -> Settled:
+        return Settled(
+            key=claim.key,
+            prior=State.CLAIMED,
+            state=State.DEAD,
+            completed_at=self.clock.now(),
+            error=Error(FailureReason.PAYLOAD_GONE, message[:500]),
+        )
 
     def _on_changes(self, changes: Sequence[Change]) -> None:
         ends: set[FileId] = set()

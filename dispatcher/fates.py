@@ -3,15 +3,20 @@
 Success beats failure, failure beats the deadline. A staged input is deleted before the final state is recorded, so that a
 crash between the two leaves no orphan. What must never happen: a final state from an answer that was not one (a denied or
 failed call settles nothing; it is asked again). A cancel anywhere is harmless: what was not recorded is found again.
+
+An ambiguous job is looked for in its shard's folder; where no receipt names one, in the same place below the root that
+another receipt of its endpoint shows. The jobs of a rebuilt file are all ambiguous at first: where no root is known yet,
+one of them is sent and the others wait for its receipt. Over 300 lines because these rules hold for one and the same job.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import anyio
 import structlog
+from msgspec import Struct
 
-from dispatcher.identity import filename, inference_id, input_key
+from dispatcher.identity import filename, inference_id, input_key, output_path_extension
 from dispatcher.interfaces import Clock, Completions, Fault, Found, Ledger, Stager
 from dispatcher.metrics import Metrics
 from dispatcher.model import (
@@ -21,17 +26,17 @@ from dispatcher.model import (
     FileId,
     JobKey,
     Move,
+    NewFile,
     OpenJob,
     Queue,
     QueueId,
     Reopened,
-    RunId,
     Settled,
     State,
     Transport,
 )
 from dispatcher.polling import Pace
-from dispatcher.search import Search, side_by_side
+from dispatcher.search import Roots, Search, side_by_side
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +45,9 @@ EXCERPT_BYTES = 2_048
 
 DISCARD_PAUSES_SECONDS = (0.1, 0.5, 2.0)
 """Between the tries to delete a staged input."""
+
+ON_THEIR_WAY = (State.ACCEPTED, State.CLAIMED, State.SUBMITTED)
+TOO_LATE = "it may have been submitted, but had no output when the job file's deadline passed"
 
 Count = Callable[[int, int], None]
 """Is told how many S3 requests a look has made, and how many results they found."""
@@ -51,6 +59,15 @@ Postpone = Callable[[float], None]
 
 def ignore(calls: int, found: int) -> None:
     """For looks that nobody keeps a budget of."""
+
+
+class Doubts(Struct, frozen=True):
+    """What came of a look at ambiguous jobs: whether S3 could say something of each, and how many must stay ambiguous until
+    a receipt shows where their outputs are.
+    """
+
+    answered: bool
+    kept: int
 
 
 class Fates:
@@ -65,18 +82,23 @@ class Fates:
         clock: Clock,
         metrics: Metrics,
         doubt_cap_seconds: float,
-        runs: dict[FileId, RunId],
+        files: Mapping[FileId, NewFile],
         chosen_keys: bool,
     ) -> None:
-        """`stager` is None where staged inputs are not to be deleted. `runs` gains an entry with every job file taken up."""
+        """`stager` is None where staged inputs are not to be deleted. `files` gains an entry with every job file taken up."""
         self._ledger = ledger
         self._completions = completions
         self._search = Search(completions)
+        self._roots = Roots()
+        # A shard with a receipt that nobody has read yet, for an endpoint of which no root is known.
+        self._shown: dict[EndpointName, tuple[QueueId, int]] = {}
+        # The job that was reopened to learn an endpoint's root.
+        self._scouts: dict[EndpointName, JobKey] = {}
         self._stager = stager
         self._clock = clock
         self._metrics = metrics
         self._doubt_cap_seconds = doubt_cap_seconds
-        self._runs = runs
+        self._files = files
         self._chosen_keys = chosen_keys
         self._paces: dict[EndpointName, Pace] = defaultdict(Pace)
         self._queues: dict[QueueId, Queue] = {}
@@ -196,7 +218,7 @@ class Fates:
             return
 
         async def discard(key: JobKey) -> None:
-            fault = await _discarded(stager, input_key(inference_id(self._runs[queue.file_id], key.line)))
+            fault = await _discarded(stager, input_key(inference_id(self._files[queue.file_id].run_id, key.line)))
             if fault is not None:
                 log.warning("staged input not deleted", endpoint=queue.endpoint, code=fault.code, message=fault.message)
 
@@ -213,30 +235,93 @@ class Fates:
 
     # --- doubts -------------------------------------------------------------------------------------------------------
 
-    async def doubts(self, jobs: Sequence[OpenJob]) -> bool:
-        """Whether S3 could say something of every job."""
+    def submitted(self, queue: QueueId, shard: int) -> bool:
+        """A job of this shard has a receipt. Returns whether its folder will tell something new."""
+        endpoint = self.queue(queue).endpoint
+        if self._roots.knows(endpoint) or endpoint in self._shown:
+            return False
+        self._shown[endpoint] = (queue, shard)
+        return True
+
+    async def doubts(self, jobs: Sequence[OpenJob]) -> Doubts:
+        """Settles the ambiguous jobs whose output is there, and reopens those that have none."""
         shards: dict[tuple[QueueId, int], list[OpenJob]] = {}
         for job in jobs:
             shards.setdefault((job.key.queue, job.shard), []).append(job)
-        answered = True
-        for (queue, number), members in shards.items():
-            answered &= await self._doubt(self.queue(queue), number, members)
-        return answered
+        told = [await self._doubt(self.queue(queue), shard, members) for (queue, shard), members in shards.items()]
+        return Doubts(answered=all(one.answered for one in told), kept=sum(one.kept for one in told))
 
-    async def _doubt(self, queue: Queue, number: int, jobs: Sequence[OpenJob]) -> bool:
-        shard = await self._ledger.shard(queue.queue_id, number)
-        folder = shard.folder if shard is not None and self._chosen_keys else None
-        run = self._runs[queue.file_id]
-        places = {job.key: folder + filename(inference_id(run, job.key.line)) for job in jobs} if folder else {}
-        sought = await self._search.seek(places)
+    async def _doubt(self, queue: Queue, shard: int, jobs: Sequence[OpenJob]) -> Doubts:
+        file = self._files[queue.file_id]
+        folder = await self._folder(queue, file, shard)
+        if folder is None and not self._overdue(file) and self._may_learn(queue, file):
+            scouts = await self._scouts_of(queue, jobs)
+            await self._reopen(scouts)
+            return Doubts(answered=True, kept=len(jobs) - len(scouts))
+        if file.rebuilt:
+            # All of the shard that is due, so that one LIST tells of it.
+            jobs = await self._doubtful(queue, shard)
+        names = {job.key: filename(inference_id(file.run_id, job.key.line)) for job in jobs}
+        sought = await self._search.seek({key: folder + name for key, name in names.items()} if folder else {})
         await self._settle(
             queue, [self._succeeded(job, sought.found[job.key]) for job in jobs if job.key in sought.found], jobs
         )
         gone = [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
-        reopened: list[Move] = [Reopened(key=job.key, due_at=self._clock.now()) for job in gone]
+        await (self._settle(queue, self._too_late(gone), gone) if self._overdue(file) else self._reopen(gone))
+        return Doubts(answered=not sought.unasked, kept=0)
+
+    async def _folder(self, queue: Queue, file: NewFile, shard: int) -> str | None:
+        """Where the outputs of a shard are, as far as a receipt of its own or of its endpoint tells."""
+        if not self._chosen_keys:
+            return None
+        known = await self._ledger.shard(queue.queue_id, shard)
+        if known is not None and known.folder is not None:
+            return known.folder
+        await self._learn(queue.endpoint)
+        return self._roots.folder(queue.endpoint, output_path_extension(file.name, file.run_id, shard))
+
+    async def _learn(self, endpoint: EndpointName) -> None:
+        shown = self._shown.pop(endpoint, None)
+        known = None if shown is None else await self._ledger.shard(*shown)
+        if known is not None and known.folder is not None:
+            file = self._files[self.queue(known.queue).file_id]
+            self._roots.learn(endpoint, known.folder, output_path_extension(file.name, file.run_id, known.shard))
+
+    def _may_learn(self, queue: Queue, file: NewFile) -> bool:
+        """Whether a receipt may yet tell where the outputs of a file are that was dispatched before."""
+        return file.rebuilt and self._chosen_keys and not self._roots.knows(queue.endpoint)
+
+    async def _scouts_of(self, queue: Queue, jobs: Sequence[OpenJob]) -> list[OpenJob]:
+        """The one job that is sent for its receipt alone; none while one is on its way. The last: likely not run before."""
+        scout = self._scouts.get(queue.endpoint)
+        if scout is not None and not await self._is_over(scout):
+            return []
+        job = max(jobs, key=lambda job: job.key.line)
+        self._scouts[queue.endpoint] = job.key
+        return [job]
+
+    async def _is_over(self, key: JobKey) -> bool:
+        rows = await self._ledger.rows(self.queue(key.queue).file_id, key.line - 1, 1)
+        return not any(row.key == key and row.state in ON_THEIR_WAY for row in rows)
+
+    async def _doubtful(self, queue: Queue, shard: int) -> list[OpenJob]:
+        jobs, now = await self._ledger.open_jobs(queue.queue_id, shard), self._clock.now()
+        return [job for job in jobs if job.state is State.AMBIGUOUS and job.due_at <= now]
+
+    def _overdue(self, file: NewFile) -> bool:
+        return file.deadline_at is not None and file.deadline_at <= self._clock.now()
+
+    def _too_late(self, jobs: Sequence[OpenJob]) -> list[Settled]:
+        now, error = self._clock.now(), Error(FailureReason.RESULT_MISSING, TOO_LATE)
+        return [
+            Settled(key=job.key, prior=State.AMBIGUOUS, state=State.EXPIRED, completed_at=now, error=error)
+            for job in jobs
+        ]
+
+    async def _reopen(self, jobs: Sequence[OpenJob]) -> None:
+        reopened: list[Move] = [Reopened(key=job.key, due_at=self._clock.now()) for job in jobs]
         if reopened:
             await self._ledger.record(reopened)
-        return not sought.unasked
 
 
 async def _discarded(stager: Stager, key: str) -> Fault | None:

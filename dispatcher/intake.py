@@ -4,9 +4,11 @@ A batch of lines is read and checked in a worker thread, then accepted in one du
 that a crash resumes at a batch's end and no line is taken twice. Memory holds one batch, whatever the file's size.
 """
 
+import anyio
 import anyio.to_thread
 from msgspec import Struct
 
+from dispatcher.errors import LedgerFullError
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.joblines import JobLine, LineRules, LocationPayload, PathPayload, decode, size_problem
 from dispatcher.formats.lines import LineReader, RawLine, TooLong, open_lines
@@ -19,6 +21,8 @@ from dispatcher.router import route
 
 BATCH_LINES = 500
 BATCH_BYTES = 4 * 1024 * 1024
+FULL_SECONDS = 1.0
+"""How often a full ledger is asked again."""
 
 
 class IntakeSettings(Struct, frozen=True, kw_only=True):
@@ -42,11 +46,20 @@ async def take_in(file: JobFile, *, ledger: Ledger, settings: IntakeSettings, me
         final = False
         while not final:
             batch = await anyio.to_thread.run_sync(_next_batch, reader, file, settings)
-            duplicates = await ledger.accept(batch)
+            duplicates = await _accept(batch, ledger)
             metrics.read(accepted=len(batch.jobs) - len(duplicates), rejected=len(batch.rejections) + len(duplicates))
             final = batch.final
     finally:
         reader.close()
+
+
+async def _accept(batch: Intake, ledger: Ledger) -> list[Rejection]:
+    """Waits while the ledger's disk is full: nothing of the file is lost, and what is dispatched goes on."""
+    while True:
+        try:
+            return await ledger.accept(batch)
+        except LedgerFullError:
+            await anyio.sleep(FULL_SECONDS)
 
 
 def _next_batch(reader: LineReader, file: JobFile, settings: IntakeSettings) -> Intake:

@@ -133,7 +133,7 @@ class Ledger(Protocol):
     async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
         """Ends what is not on its way: the file's accepted jobs become `state`, CANCELLED or EXPIRED; returns how many.
 
-        With EXPIRED ambiguous ones as well. Claimed and submitted jobs are left alone: they end by themselves. Idempotent.
+        Claimed, ambiguous and submitted jobs are left alone: whoever holds them moves them on. Idempotent.
         Jobs that are accepted later (intake goes on) are not touched by an earlier call.
         """
 

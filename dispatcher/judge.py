@@ -90,7 +90,7 @@ class Judge:
 
     def taken(self, job: Job, taken: Taken) -> Submitted:
         """The job has its receipt: the lane is well."""
-        self._window.taken(taken.seconds)
+        self._window.taken(taken.seconds, self._paths.clock.monotonic())
         self._opened("lane", self.gate.success())
         if job.claim.transport is Transport.S3:
             self._opened("s3 route", self.staging_gate.success())
@@ -123,10 +123,15 @@ class Judge:
         fault = _as_not_submitted(stopped.fault) if stopped.staging else self._explained(job, stopped.fault)
         decided = verdict(fault, self._standing(job, stopped), self._policy, self._chance())
         self._metrics.attempted(job.claim.transport, Outcome(fault.kind))
-        if fault.kind is FaultKind.THROTTLED and not stopped.staging:
-            self._window.throttled(stopped.sent_at, self._paths.clock.monotonic())
-        self._trouble(job, fault, decided, staging=stopped.staging)
+        if self._is_news(stopped):
+            self._trouble(job, fault, decided, staging=stopped.staging)
         return await self._move(job, fault, decided)
+
+    def _is_news(self, stopped: Stopped) -> bool:
+        """All that were throttled in one round trip count once: the window answers to it before the gate does."""
+        if stopped.fault.kind is not FaultKind.THROTTLED or stopped.staging:
+            return True
+        return self._window.throttled(stopped.sent_at, self._paths.clock.monotonic())
 
     def _explained(self, job: Job, fault: Fault) -> Fault:
         """What a refusal of Body as a feature means for this job: a prefix to set, or, where no Body was sent, a bad request."""

@@ -8,6 +8,7 @@ A job's claim is durable before a byte of it is sent. What is claimed and has no
 `max_in_flight`, so that is what a crash can leave in doubt. The retry heap is the ledger's own index of due times: it
 survives a crash and takes no memory. A closed gate (see `limits`) lets one probe out at a time; jobs claimed before it
 closed go back unsent. What must never happen: a job sent without a durable claim, or an outcome told before it is durable.
+Over 300 lines because the three kinds of task share one lane's state, and its rules are read best in one place.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import anyio
 from msgspec import Struct
 
 from dispatcher.attempt import Job, Paths, Stopped, Taken, attempt
+from dispatcher.errors import LedgerFullError
 from dispatcher.interfaces import Ledger
 from dispatcher.judge import Judge
 from dispatcher.metrics import Metrics
@@ -44,7 +46,7 @@ PARKED_MAX = 1_000
 
 
 FULL_SECONDS = 0.5
-"""How often a lane with enough under way looks whether it still has."""
+"""How often a lane with enough under way, or with a full ledger, looks whether it still has."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -194,10 +196,14 @@ class Lane:
             self._wake.clear()
             step = self._plan()
             if isinstance(step, Wait):
-                with anyio.move_on_after(step.seconds):
-                    await self._wake.wait()
+                await self._rest(step.seconds)
             else:
                 await self._take(step)
+
+    async def _rest(self, seconds: float | None) -> None:
+        """Until something changes, or for so long."""
+        with anyio.move_on_after(seconds):
+            await self._wake.wait()
 
     def _plan(self) -> Take | Wait:
         """The one place that decides what is claimed next."""
@@ -246,7 +252,12 @@ class Lane:
     async def _take(self, step: Take) -> None:
         """Claims, loads, hands to the workers. A cancel after the claim leaves the jobs claimed, as a crash does."""
         self._offered.discard(step.queue)
-        claims = await self._ledger.claim(step.queue, step.limit, self._paths.clock.now(), self._judge.redirect())
+        try:
+            claims = await self._ledger.claim(step.queue, step.limit, self._paths.clock.now(), self._judge.redirect())
+        except LedgerFullError:
+            # Nothing was claimed, and the ledger has said so; what is on the wire still gets its receipts recorded.
+            await self._rest(FULL_SECONDS)
+            return
         if not claims:
             await self._put_off(step.queue)
             return
@@ -275,25 +286,38 @@ class Lane:
 
     async def _work(self) -> None:
         while (job := await self._ready.get()) is not None:
-            await self._enter(job)
-            try:
-                move = self._hold_back(job) or await self._send(job)
-            finally:
-                self._flow.returned()
-                self._room.set()
+            move = await self._enter(job) or await self._go(job)
             if job.spill is not None:
                 await anyio.Path(job.spill).unlink(missing_ok=True)
             self._note(move, job.claim)
 
-    async def _enter(self, job: Job) -> None:
-        """Waits until the lane's window and rates let one more out; at once when it stops."""
+    async def _enter(self, job: Job) -> Released | None:
+        """Waits until the lane's window and rates let one more out; what must go back instead does so at once."""
         now = self._paths.clock.monotonic
         async with self._door:
-            while not self._stopping and (wait := self._flow.wait_seconds(now())) != 0.0:
+            while (back := self._hold_back(job)) is None:
+                wait = self._flow.wait_seconds(now())
+                # A probe is one at a time as it is, and whoever is in doubt should not wait for it.
+                if wait == 0.0 or job.key == self._probe:
+                    break
                 self._room.clear()
                 with anyio.move_on_after(wait):
                     await self._room.wait()
+            if back is not None:
+                return back
+            if self._is_parked_route(job):
+                # The one probe that is due; whatever is parked comes back at about the same time, to be counted anew.
+                self._judge.staging_gate.take_probe(now())
+                self._judge.parked = 0
             self._flow.sent(job.claim.size_bytes, now())
+            return None
+
+    async def _go(self, job: Job) -> Move:
+        try:
+            return await self._send(job)
+        finally:
+            self._flow.returned()
+            self._room.set()
 
     async def _send(self, job: Job) -> Move:
         self._measure_waits(job)
@@ -313,21 +337,19 @@ class Lane:
 
     def _hold_back(self, job: Job) -> Released | None:
         """Whether the job must go back unsent: we stop, the gate closed since it was claimed, or its route is closed."""
-        clock = self._paths.clock
+        clock, gate = self._paths.clock, self._judge.staging_gate
         if self._stopping:
             return Released(key=job.key, due_at=0.0, reason=FailureReason.SHUTDOWN, unsent=True)
         if self._judge.gate.reason is not None and job.key != self._probe:
             return Released(key=job.key, due_at=clock.now(), reason=self._judge.gate.reason, unsent=True)
-        gate = self._judge.staging_gate
-        if job.claim.transport is not Transport.S3 or gate.reason is None:
-            return None
-        if gate.take_probe(clock.monotonic()):
-            # Whatever is parked comes back at about the same time, to be counted anew.
-            self._judge.parked = 0
+        if not self._is_parked_route(job) or gate.reason is None or clock.monotonic() >= gate.probe_at:
             return None
         self._judge.parked += 1
         later = clock.now() + max(0.1, gate.probe_at - clock.monotonic())
         return Released(key=job.key, due_at=later, reason=gate.reason, unsent=True)
+
+    def _is_parked_route(self, job: Job) -> bool:
+        return job.claim.transport is Transport.S3 and self._judge.staging_gate.reason is not None
 
     def _note(self, move: Move, claim: Claim) -> None:
         self._outbox.append((move, claim.shard))

@@ -33,13 +33,17 @@ class Replay(Struct, frozen=True, kw_only=True):
 
 async def original(ledger: Ledger, name: str | None) -> JobFile:
     """The job file to replay: by its name or path, or the only one there is."""
-    files = [file for file in await ledger.files() if ".replay-" not in file.name or file.name == name]
+    files = [file for file in await ledger.files() if ".replay-" not in file.name or name in (file.name, file.run_id)]
     if name is not None:
-        files = [file for file in files if name in (file.name, file.source) or os.path.abspath(name) == file.source]
+        files = [file for file in files if _is_called(file, name)]
     if len(files) == 1:
         return files[0]
     known = ", ".join(sorted(file.name for file in await ledger.files())) or "none"
     raise UsageError(f"which job file is to be replayed? This ledger has: {known}")
+
+
+def _is_called(file: JobFile, name: str) -> bool:
+    return name in (file.name, file.run_id, file.source) or os.path.abspath(name) == file.source
 
 
 async def unfinished(ledger: Ledger, of: JobFile) -> JobFile | None:
@@ -48,16 +52,25 @@ async def unfinished(ledger: Ledger, of: JobFile) -> JobFile | None:
 
 
 async def make_replay(
-    ledger: Ledger, of: JobFile, states: Collection[State], folder: Path, *, keep_endpoint: bool
+    ledger: Ledger,
+    of: JobFile,
+    states: Collection[State],
+    folder: Path,
+    *,
+    keep_endpoint: bool,
+    lines: Path | None = None,
 ) -> Replay:
-    """Writes `folder/<name>.replay-N`, durably. `keep_endpoint` sends lines that name none where they went before."""
+    """Writes `folder/<name>.replay-N`, durably. `keep_endpoint` sends lines that name none where they went before.
+
+    `lines` is where the original's lines are by now, if not where they were.
+    """
     number = 1 + sum(_is_replay(file, of) for file in await ledger.files())
     name = f"{of.name}.replay-{number}"
     path = folder / name
     part = path.with_name(name + ".part")
     folder.mkdir(parents=True, exist_ok=True)
     jobs = 0
-    with open_source(of.data_path) as source, part.open("wb") as file:
+    with open_source(str(lines or of.data_path)) as source, part.open("wb") as file:
         line = 0
         while rows := await ledger.rows(of.file_id, line, PAGE):
             line = rows[-1].key.line

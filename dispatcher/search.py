@@ -2,7 +2,7 @@
 
 One LIST tells of 1,000 keys and costs as much as twelve HEADs; but it needs the permission, and a folder of the shard's
 own. What is learnt on the way (LIST denied in this bucket, a folder full of strangers) is remembered. An answer that is
-none (a fault) makes a place *unasked*: neither there nor missing.
+none (a fault) makes a place *unasked*: neither there nor missing. `Roots` knows where an endpoint writes at all.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +12,7 @@ import anyio
 from msgspec import Struct
 
 from dispatcher.interfaces import Completions, Fault, Found
-from dispatcher.model import FailureReason, JobKey
+from dispatcher.model import EndpointName, FailureReason, JobKey
 
 FOLDERS_LISTED = 2
 """Places in more folders than this are asked for by HEAD."""
@@ -88,6 +88,28 @@ class Search:
 
         await side_by_side(look, list(names))
         return Sought(found=found, unasked=frozenset(unasked), calls=int(len(unasked) < len(names)))
+
+
+class Roots:
+    """Where each endpoint writes its outputs: the folder above the extension that we ask for, as its receipts show it."""
+
+    def __init__(self) -> None:
+        # None: its receipts have another folder than the one asked for, so that nothing can be found by its key.
+        self._roots: dict[EndpointName, str | None] = {}
+
+    def knows(self, endpoint: EndpointName) -> bool:
+        """Whether a receipt of this endpoint was seen."""
+        return endpoint in self._roots
+
+    def learn(self, endpoint: EndpointName, folder: str, extension: str) -> None:
+        """An output for which this extension was asked goes to this folder."""
+        ours = f"{extension}/"
+        self._roots[endpoint] = folder.removesuffix(ours) if folder.endswith(f"/{ours}") else None
+
+    def folder(self, endpoint: EndpointName, extension: str) -> str | None:
+        """Where an output with this extension must be, if that can be said."""
+        root = self._roots.get(endpoint)
+        return None if root is None else f"{root}{extension}/"
 
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ leaves at each step. Whatever part dies takes the process down: half a dispatche
 
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from functools import partial
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -26,13 +26,16 @@ from dispatcher.admin.systemd import notify
 from dispatcher.commands import answer
 from dispatcher.engine import Engine
 from dispatcher.errors import ChangedFileError, UnreadableFileError, UsageError
+from dispatcher.identity import RUN_ID_BYTES, run_id
 from dispatcher.model import Error, FailureReason, FileId, JobFile, State
+from dispatcher.replays import Replay, make_replay, original, unfinished
 from dispatcher.service import engine
 from dispatcher.settings import Settings
 from dispatcher.signals import Stop, stop_on_signals
 from dispatcher.sources.disk import Disk, free_bytes, watch_disk
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import open_inbox
+from dispatcher.sources.originals import original_lines
 from dispatcher.sources.retention import Retention
 from dispatcher.sources.uptake import Uptake, UptakeSettings
 
@@ -45,6 +48,8 @@ DEADLINE_SECONDS = 1.0
 """How often it is looked whether a job file's deadline has passed."""
 PRUNE_ROWS = 1_000
 PRUNE_SECONDS = 60.0
+REPLAYS = ".replays"
+"""Where in `work/` the job file of a replay is written, until it is one."""
 
 
 async def serve(settings: Settings) -> int:
@@ -57,7 +62,7 @@ async def serve(settings: Settings) -> int:
         async with engine(settings, ledger, registry := CollectorRegistry()) as made, AsyncExitStack() as stack:
             disk = watch_disk(folder.spool, settings.disk_reserve_bytes, made.metrics.disk_has)
             service = Service(settings, made, folder, disk, stop)
-            await stack.enter_async_context(control_socket(ledger, partial(answer, made)))
+            await stack.enter_async_context(control_socket(ledger, service.answer))
             listen = settings.listen or DEFAULT_LISTEN
             address = await stack.enter_async_context(
                 metrics_server(listen, registry, ready=lambda: service.ready, healthy=made.healthy)
@@ -96,15 +101,29 @@ class Service:
         self._publishing: set[FileId] = set()
         # Files by the end of their time, until their results stand.
         self._open: dict[FileId, JobFile] = {}
+        # While files are taken: what brings them into the ledger, and the tasks that read them.
+        self._taking: tuple[TaskGroup, Uptake] | None = None
+        # One replay is made at a time: its number is free until the ledger has it.
+        self._replaying = anyio.Lock()
+
+    async def answer(self, request: dict[str, Any]) -> Any:
+        """Answers what is asked over the control socket; UsageError for what it cannot."""
+        match request:
+            case {"command": "replay", "file": str() | None as name, "states": list(states)}:
+                async with self._replaying:
+                    return await self._replay(name, [State(state) for state in states])
+            case _:
+                return await answer(self._made, request)
 
     async def run(self, started: float) -> None:
         """The whole life between start and stop."""
         async with anyio.create_task_group() as tasks:
-            self._made.start(tasks, look=True)
+            self._made.start(tasks, look=True, lasting=True)
             await self._disk.look()
             uptake = await self._uptake()
             async with anyio.create_task_group() as sources:
                 await self._recover(sources, uptake)
+                self._taking = (sources, uptake)
                 sources.start_soon(self._watch_inbox, sources, uptake, name="inbox")
                 self._start_upkeep(tasks, uptake)
                 self.ready = True
@@ -113,6 +132,7 @@ class Service:
                 await self._stop.requested.wait()
                 self._phase("stopping: nothing new is taken")
                 self.ready = False
+                self._taking = None
                 notify("STOPPING=1")
                 sources.cancel_scope.cancel()
             await self._drain()
@@ -212,6 +232,42 @@ class Service:
         await self._made.ledger.end_unsent(file.file_id, State.CANCELLED, self._made.clock.now(), error)
         self._made.read_to_its_end(file.file_id)
 
+    async def _replay(self, name: str | None, states: Sequence[State]) -> dict[str, Any]:
+        """Takes up what ended so of a finished file as a job file of its own: its name (None: nothing to do), and how many jobs."""
+        made = self._made
+        of = await original(made.ledger, name)
+        begun = await unfinished(made.ledger, of)
+        if begun is not None:
+            return {"name": begun.name, "jobs": sum(made.tally(begun.file_id).values())}
+        if of.published_at is None:
+            raise UsageError(
+                f"{of.name} is not finished: its results must stand before what did not succeed is replayed"
+            )
+        replay = await self._make_replay(of, states)
+        if self._taking is None:
+            replay.path.unlink()
+            raise UsageError("the service starts or stops; ask again when it is ready")
+        sources, uptake = self._taking
+        if not replay.jobs:
+            replay.path.unlink()
+            return {"name": None, "jobs": 0}
+        run = run_id(made.intaker.random(RUN_ID_BYTES))
+        taken = await anyio.to_thread.run_sync(self._folder.adopt, replay.path, replay.name, run)
+        file = await uptake.take_up(taken)
+        if file is None:
+            raise UsageError(f"{replay.name} cannot be read: see results/{replay.name}")
+        if self._taking is not None:  # else it was told to stop meanwhile, and goes on with it at the next start
+            sources.start_soon(self._read, file, name=f"intake of {file.name}")
+        return {"name": file.name, "jobs": replay.jobs}
+
+    async def _make_replay(self, of: JobFile, states: Sequence[State]) -> Replay:
+        settings = self._settings
+        with ExitStack() as stack:
+            found = original_lines(self._folder, of, settings.work_max_bytes)
+            lines = await anyio.to_thread.run_sync(stack.enter_context, found)
+            keep, folder = settings.endpoint is None, self._folder.work / REPLAYS
+            return await make_replay(self._made.ledger, of, states, folder, keep_endpoint=keep, lines=lines)
+
     # --- results go out -----------------------------------------------------------------------------------------------
 
     def _start_upkeep(self, tasks: TaskGroup, uptake: Uptake) -> None:
@@ -257,13 +313,17 @@ class Service:
         log.info("job file finished", name=file.name, run_id=file.run_id, into=into)
 
     async def _end_overdue(self) -> None:
-        """Expires what is not submitted by its file's deadline; again, since what was claimed then may have come back."""
+        """Ends what is not submitted of cancelled files, and of others by their deadline; again, since what was claimed
+        then may have come back, and what was not read yet been accepted.
+        """
         error = Error(FailureReason.RESULT_MISSING, "not submitted before the job file's deadline")
         while True:
             await anyio.sleep(DEADLINE_SECONDS)
             now = self._made.clock.now()
             for file in overdue(list(self._open.values()), now):
                 await self._made.ledger.end_unsent(file.file_id, State.EXPIRED, now, error)
+            for file in [file for file in self._open.values() if self._made.cancelled(file.file_id)]:
+                await self._made.cancel(file)
 
     async def _prune(self, retention_seconds: float, uptake: Uptake) -> None:
         """Forgets old rows of the ledger, in small slices."""

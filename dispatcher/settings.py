@@ -101,14 +101,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 64
     min_in_flight: Annotated[
-        int,
+        float,
         Meta(
-            ge=1,
-            le=4096,
+            ge=0.05,
+            le=4096.0,
             description="The window in flight never shrinks below this, however much is throttled.",
-            extra=_about("requests", "one request at a time is the least that still finds out when throttling ends"),
+            extra=_about("requests", "one request in twenty round trips still finds out when throttling ends"),
         ),
-    ] = 1
+    ] = 0.05
     max_outstanding: Annotated[
         int | None,
         Meta(

@@ -79,10 +79,11 @@ class Work(Struct, frozen=True):
 
 async def overview(ledger: Ledger, now: float, work: Work | None) -> Status:
     """Everything; `work` is None where no process works on the ledger."""
-    files = await ledger.files()
+    files, tallies = await ledger.files(), _tallies(ledger)
+    nothing = dict.fromkeys(State, 0)
     return Status(
         owner=work is not None,
-        files=[_file(file, tally_of(ledger, file.file_id), now, work) for file in files],
+        files=[_file(file, tallies.get(file.file_id, nothing), now, work) for file in files],
         lanes=_lanes(ledger, {file.file_id: file for file in files}, now, work),
     )
 
@@ -95,6 +96,16 @@ def tally_of(ledger: Ledger, file: FileId) -> dict[State, int]:
             for state, jobs in ledger.tally(queue.queue_id).items():
                 total[state] += jobs
     return total
+
+
+def _tallies(ledger: Ledger) -> dict[FileId, dict[State, int]]:
+    """`tally_of` every file, in one pass: there may be ten thousand, each with its queues."""
+    totals: dict[FileId, dict[State, int]] = {}
+    for queue in ledger.queues():
+        total = totals.setdefault(queue.file_id, dict.fromkeys(State, 0))
+        for state, jobs in ledger.tally(queue.queue_id).items():
+            total[state] += jobs
+    return totals
 
 
 async def jobs_named(ledger: Ledger, id: str) -> list[JobStatus]:

@@ -5,7 +5,7 @@
     expired     is looked for once more before its job file's results are published
 
 The tracker owns the schedule, `fates` what is decided. Memory: one small record for each shard that waits, none for a job.
-A cancel anywhere is harmless: what was not recorded is found again.
+A cancel anywhere is harmless: what was not recorded is found again. Over 300 lines: two loops, one schedule.
 """
 
 import asyncio
@@ -32,6 +32,9 @@ from dispatcher.polling import FAILURE_LOOKS, Progress, ask_again_seconds, next_
 LOOKERS = 8
 """Shards that are looked at side by side."""
 DOUBT_BATCH = 500
+DOUBT_BATCH_MAX = 16_000
+KEPT_SECONDS = 5.0
+"""How often jobs that wait for a receipt to show where their outputs are look whether one is still on its way."""
 SLEEP_MAX_SECONDS = 60.0
 """Times are wall times; a clock that jumps is noticed after this long."""
 
@@ -89,7 +92,7 @@ class Tracker:
         self._schedule: list[tuple[float, ShardKey]] = []
         # Set when the schedule may have an earlier entry. Waited for by the scheduler alone.
         self._changed = asyncio.Event()
-        # Set when a job became ambiguous. Waited for by the doubt resolver alone.
+        # Set when a job became ambiguous, or a receipt may show where to look. Waited for by the doubt resolver alone.
         self._doubted = asyncio.Event()
 
     # --- from outside -------------------------------------------------------------------------------------------------
@@ -97,6 +100,7 @@ class Tracker:
     def note(self, submission: Submission) -> None:
         """Jobs of a shard have a durable receipt."""
         key = (submission.queue, submission.shard)
+        self._show(key)
         watch = self._watches.get(key)
         if watch is None:
             self._watch(
@@ -134,6 +138,7 @@ class Tracker:
     async def resume(self) -> None:
         """Takes up, at start, every shard in the ledger that waits for results."""
         for shard in await self._ledger.shards():
+            self._show((shard.queue, shard.shard))
             self._watch(self._resumed(shard))
 
     async def run(self, *, look: bool = True) -> None:
@@ -258,17 +263,29 @@ class Tracker:
     # --- doubts -------------------------------------------------------------------------------------------------------
 
     async def _resolve_doubts(self) -> None:
-        unanswered = 0
+        unanswered, limit = 0, DOUBT_BATCH
         while True:
             self._doubted.clear()
-            jobs = await self._ledger.ambiguous(self._clock.now(), DOUBT_BATCH)
+            jobs = await self._ledger.ambiguous(self._clock.now(), limit)
             if not jobs:
                 await self._wait_for_doubts()
-            elif await self._fates.doubts(jobs):
-                unanswered = 0
-            else:
-                unanswered += 1
+                continue
+            told = await self._fates.doubts(jobs)
+            unanswered = 0 if told.answered else unanswered + 1
+            if unanswered:
                 await anyio.sleep(ask_again_seconds(unanswered))
+            elif told.kept < len(jobs):
+                limit = limit if told.kept else DOUBT_BATCH
+            elif len(jobs) == limit < DOUBT_BATCH_MAX:
+                # Those that must wait must not hide the others.
+                limit *= 2
+            else:
+                with anyio.move_on_after(KEPT_SECONDS):
+                    await self._doubted.wait()
+
+    def _show(self, key: ShardKey) -> None:
+        if self._fates.submitted(*key):
+            self._doubted.set()
 
     async def _wait_for_doubts(self) -> None:
         due_at = await self._ledger.next_ambiguous_at()

@@ -216,8 +216,11 @@ class Books(Struct, frozen=True):
         return dict(Counter(row["status"] for row in self.results))
 
 
-def audit(jobs: Jobs, results: Path, sandbox: Sandbox) -> Books:
-    """Compares job file, results and the sandbox's own record; AssertionError where they do not tell one story."""
+def audit(jobs: Jobs, results: Path, sandbox: Sandbox, record: list[Row] | None = None) -> Books:
+    """Compares job file, results and the sandbox's own record; AssertionError where they do not tell one story.
+
+    `record` is the part of the record that is of this file, where the sandbox served several.
+    """
     books = Books(
         rows(results / "results.jsonl"),
         rows(results / "errors.jsonl"),
@@ -228,7 +231,7 @@ def audit(jobs: Jobs, results: Path, sandbox: Sandbox) -> Books:
     _check_sums(jobs, books)
     of_us = {row["inference_id"]: row for row in books.results}
     assert len(of_us) == len(books.results), "an inference id is used twice"
-    repeated = _check_record(jobs, of_us, sandbox.record())
+    repeated = _check_record(jobs, of_us, sandbox.record() if record is None else record)
     return Books(books.results, books.errors, books.summary, repeated)
 
 

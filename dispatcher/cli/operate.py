@@ -1,5 +1,6 @@
 """`dispatcher cancel`, `dispatcher lane`: an operator's hand on a process that works."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,9 @@ async def _cancel(ledger: Path, file: str) -> int:
         if len(found) != 1:
             raise UsageError(f"{len(found)} unfinished job files are named {file!r} in {ledger}")
         error = Error(FailureReason.CANCELLED, "cancelled by an operator")
-        return await opened.end_unsent(found[0].file_id, State.CANCELLED, found[0].taken_at, error)
+        jobs = await opened.end_unsent(found[0].file_id, State.CANCELLED, time.time(), error)
+        if not found[0].intake_done:
+            click.echo("the file was not read to its end yet: cancel it again once the service runs", err=True)
+        return jobs
     finally:
         await opened.aclose()

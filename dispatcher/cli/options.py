@@ -71,13 +71,20 @@ def existing_ledger(settings: Settings, file: str | None) -> Path:
     """The ledger that `--ledger`, `--output`, `--spool` or a job file's name points to; UsageError where there is none."""
     if file is None and not (settings.ledger or settings.output or settings.spool):
         raise UsageError("which ledger? Name the job file, or set --output, --spool or --ledger")
-    folder = settings.output or (f"{file}.results" if file is not None else settings.spool)
-    path = ledger_in(settings, Path(folder or ""))
+    path = ledger_in(settings, _ledger_folder(settings, file))
     if not path.exists():
         raise UsageError(
             f"there is no ledger {path}: nothing was run there yet, or --output, --spool or --ledger points elsewhere"
         )
     return path
+
+
+def _ledger_folder(settings: Settings, file: str | None) -> Path:
+    """`output`, else what a run of the file left beside it, else the spool."""
+    beside = f"{file}.results" if file is not None else None
+    if settings.spool and not settings.output and not (beside and Path(beside).exists()):
+        return Path(settings.spool)
+    return Path(settings.output or beside or "")
 
 
 def service_ledger(settings: Settings) -> Path:

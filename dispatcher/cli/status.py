@@ -37,6 +37,8 @@ OWNER_SECONDS = 5.0
 @click.option("--job", "job", metavar="ID", help="Where this job is.")
 @click.option("--partial", metavar="DIR", help="Write the results that are final so far to DIR/<name>/.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@click.option("--watch", is_flag=True, help="Again every --interval seconds, until Ctrl-C.")
+@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds, for --watch.")
 def status(
     file: str | None,
     output: str | None,
@@ -45,6 +47,8 @@ def status(
     job: str | None,
     partial: str | None,
     as_json: bool,
+    watch: bool,
+    interval: float,
 ) -> int:
     """Says where job files and jobs are, whether a process works on them or not."""
     settings = settings_from({"output": output, "ledger": ledger, "spool": spool})
@@ -56,8 +60,20 @@ def status(
         return 0
     if job is not None:
         return _show_job(job, run_async(_jobs(path, job)), as_json=as_json)
-    _show(run_async(_overview(path)), as_json=as_json)
+    run_async(_watch(path, interval if watch else None, as_json=as_json))
     return 0
+
+
+async def _watch(ledger: Path, interval: float | None, *, as_json: bool) -> None:
+    """Shows it once; with an interval for ever."""
+    while True:
+        said = await _overview(ledger)
+        if interval is not None and not as_json:
+            click.clear()  # on a terminal alone
+        _show(said, as_json=as_json)
+        if interval is None:
+            return
+        await anyio.sleep(interval)
 
 
 async def _overview(ledger: Path) -> Status:
@@ -116,7 +132,7 @@ def _show_job(id: str, found: list[JobStatus], *, as_json: bool) -> int:
 
 def _show(status: Status, *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(status).decode())
+        click.echo(msgspec.json.encode(status).decode())  # flushes, for whoever reads a --watch
         return
     table = Table(box=None, pad_edge=False)
     for name in ("job file", "lines", "rejected", "accepted", "final", "outstanding", "age", "ETA", "results"):

@@ -8,7 +8,6 @@ and of it jobs in line order, rejections, then the file.
 from collections import Counter
 from typing import NamedTuple
 
-from dispatcher.ledger import rules
 from dispatcher.ledger.codes import CODES, state_of
 from dispatcher.ledger.store import Store
 from dispatcher.model import EndpointName, Error, FileId, Queue, QueueId, State
@@ -21,7 +20,6 @@ _RANGE = "WHERE queue = ? AND line BETWEEN ? AND ?"
 _END_ACCEPTED = f"""
     {_END}, attempts = attempts * (state <> 0) {_RANGE} AND (state = 1 OR (state = 0 AND line > ?))
 """
-_END_AMBIGUOUS = f"{_END} {_RANGE} AND state = 3"
 
 
 class Ending(NamedTuple):
@@ -47,19 +45,16 @@ def end_slice(store: Store, queue: QueueId, after_shard: int, ending: Ending) ->
     if not shards:
         return None
     first, last = shards[0][1], min(shards[-1][2], ending.through)
-    jobs = sum(_end(store, queue, prior, (first, last), ending) for prior in rules.ended_from(ending.state))
+    jobs = _end(store, queue, (first, last), ending)
     if last > store.mark(queue):
         store.move_mark(queue, last)
     return Ended(jobs, shards[-1][0])
 
 
-def _end(store: Store, queue: QueueId, prior: State, lines: tuple[int, int], ending: Ending) -> int:
+def _end(store: Store, queue: QueueId, lines: tuple[int, int], ending: Ending) -> int:
     values = (CODES[ending.state], ending.at, ending.error.code, ending.error.message, queue, *lines)
-    if prior is State.ACCEPTED:
-        jobs = store.connection.execute(_END_ACCEPTED, (*values, store.mark(queue))).rowcount
-    else:
-        jobs = store.connection.execute(_END_AMBIGUOUS, values).rowcount
-    store.moved.append(((queue, prior, ending.state), jobs))
+    jobs = store.connection.execute(_END_ACCEPTED, (*values, store.mark(queue))).rowcount
+    store.moved.append(((queue, State.ACCEPTED, ending.state), jobs))
     return jobs
 
 

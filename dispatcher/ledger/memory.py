@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from dispatcher.errors import LedgerFaultError
+from dispatcher.errors import LedgerFaultError, LedgerFullError
 from dispatcher.ledger import rules
 from dispatcher.ledger.codes import split
 from dispatcher.ledger.held import (
@@ -76,6 +76,8 @@ class MemoryLedger:
         self._last_file = self._last_queue = 0
         self._fault: str | None = None
         self._closed = False
+        self.full = False
+        """While it is set, what takes space raises LedgerFullError, as with a full disk."""
 
     def fail(self, message: str) -> None:
         """From now on every call raises LedgerFaultError, as after a fault of the disk."""
@@ -84,12 +86,14 @@ class MemoryLedger:
     # --- job files and intake ---
 
     async def add_file(self, new: NewFile) -> JobFile:
+        self._assert_room()
         return await self._done(lambda: self._add_file(new))
 
     async def files(self) -> list[JobFile]:
         return await self._done(lambda: [file.record for file in self._files.values()])
 
     async def accept(self, batch: Intake) -> list[Rejection]:
+        self._assert_room()
         return await self._done(lambda: self._accept(batch))
 
     async def published(self, file: FileId, at: float) -> None:
@@ -118,6 +122,7 @@ class MemoryLedger:
     # --- dispatch ---
 
     async def claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None = None) -> list[Claim]:
+        self._assert_room()
         return await self._done(lambda: self._claim(queue, limit, now, redirect))
 
     async def next_due_at(self, queue: QueueId) -> float | None:
@@ -158,14 +163,20 @@ class MemoryLedger:
         return await self._done(lambda: self._find(id))
 
     async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
+        self._assert_room()
         return await self._done(lambda: self._end_unsent(file, state, at, error))
 
     async def prune(self, published_before: float, limit: int) -> int:
+        self._assert_room()
         return await self._done(lambda: self._prune(published_before, limit))
 
     async def aclose(self) -> None:
         """Idempotent; every later call is a programming error."""
         self._closed = True
+
+    def _assert_room(self) -> None:
+        if self.full:
+            raise LedgerFullError("the ledger is full")
 
     async def _done(self, act: Callable[[], T]) -> T:
         if self._fault is not None:

@@ -28,7 +28,7 @@ START: Final = Cursor(0, 0, sha256().hexdigest())
 
 _SETTLING: Final = frozenset((prior, state) for (prior, _), state in TABLE.items() if state in FINAL_STATES)
 
-_ENDED_FROM: Final = {State.CANCELLED: (State.ACCEPTED,), State.EXPIRED: (State.ACCEPTED, State.AMBIGUOUS)}
+_UNSENT_ENDS: Final = (State.CANCELLED, State.EXPIRED)
 
 
 def prior_of(move: Move) -> State:
@@ -58,10 +58,9 @@ def first_state(file: JobFile) -> State:
 
 def ended_from(state: State) -> tuple[State, ...]:
     """The states that `end_unsent` ends as `state`. ValueError if it cannot end a job so."""
-    try:
-        return _ENDED_FROM[state]
-    except KeyError:
-        raise ValueError(f"what was not sent cannot end as {state}; it is cancelled or expires") from None
+    if state not in _UNSENT_ENDS:
+        raise ValueError(f"what was not sent cannot end as {state}; it is cancelled or expires")
+    return (State.ACCEPTED,)
 
 
 def is_known(file: JobFile, batch: Intake) -> bool:

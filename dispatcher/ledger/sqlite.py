@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from dispatcher.errors import DispatcherError
 from dispatcher.ledger import ending, filing, moving, opening, reading, rules, writer
 from dispatcher.ledger.calls import QUEUED_CALLS, Answer, Call, Commit, Operation
@@ -39,6 +41,8 @@ from dispatcher.model import (
     State,
     Transport,
 )
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -231,7 +235,16 @@ class SqliteLedger:
                 self._slots.release()
                 _resolve(answer)
 
+    def _say_full(self, *, full: bool) -> None:
+        """Whoever meets a full ledger waits without a word: it is told here, once."""
+        if full:
+            log.error("the ledger's disk is full", hint="free some space; no new jobs begin until then")
+        else:
+            log.info("the ledger's disk has space again")
+
     def _take_full(self, *, full: bool) -> None:
+        if full != self._full:
+            self._say_full(full=full)
         self._full = full
         if full and self._fault is None and not self._ended:
             self._room.clear()

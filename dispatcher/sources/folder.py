@@ -140,6 +140,14 @@ class Folder:
             return None
         return Taken(run_id=run, name=name, path=target)
 
+    def adopt(self, path: Path, name: str, run: RunId) -> Taken:
+        """Makes a file that was written below `work/` a job file of this run, durably. Raises DiskFaultError."""
+        target = self.work / taken_name(run, name)
+        with _faults("move", path):
+            path.rename(target)
+            sync_folder(str(self.work))
+        return Taken(run_id=run, name=name, path=target)
+
     def _quarantine(self, target: Path) -> None:
         log.error("not a regular file any more: moved to failed/, not read", name=target.name)
         target.rename(self.failed / target.name)

@@ -8,6 +8,8 @@ A clean name is UTF-8 without control characters (what is neither stands as %XX,
 ledger, JSON and a terminal, and short enough for every form above. A longer one loses the end of its stem and gets eight
 characters of its hash instead (`<stem>~<hash><suffix>`): the suffix stays, and two long names stay two. The original name
 is not kept: nothing needs it, and it stands in the log line that says that it was changed.
+
+A replay's job file is made in `work/` and called `<title of the original>.replay-<number>`.
 """
 
 import hashlib
@@ -20,7 +22,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 COPY_SUFFIX = ".lines"
 
 _RUN = "[a-z2-7]{16}"
-_TAKEN = re.compile(rf"({_RUN})-(.+\.jsonl(?:\.gz|\.zst)?)", re.DOTALL)
+_REPLAY = rf"(?:-{_RUN})?\.replay-\d+"
+_TAKEN = re.compile(rf"({_RUN})-(.+\.jsonl(?:\.gz|\.zst)?(?:{_REPLAY})*)", re.DOTALL)
 _COPY = re.compile(rf"({_RUN})-.+\.lines(?:\.part)?", re.DOTALL)
 _PART = re.compile(rf"\.({_RUN})\.part")
 _MARKED = re.compile(rf"(.+)-{_RUN}", re.DOTALL)
@@ -28,6 +31,7 @@ _MARKED = re.compile(rf"(.+)-{_RUN}", re.DOTALL)
 NAME_MAX_BYTES = 255 - len("-") - 16 - len(COPY_SUFFIX + ".part")
 """A file name has at most 255 bytes, and the longest form of ours is that of a copy while it is written."""
 _HASH_CHARACTERS = 8
+_REPLAYS = re.compile(rf"(?:{_REPLAY})+", re.DOTALL)
 _UNCLEAN = {"Cc", "Cs", "Zl", "Zp"}
 
 
@@ -78,7 +82,7 @@ def marked(title: str, run: RunId) -> str:
 def is_title(filename: str) -> bool:
     """Whether a file in `done/` may be called so."""
     match = _MARKED.fullmatch(filename)
-    return is_job_file(match[1] if match else filename)
+    return is_job_file(_REPLAYS.sub("", match[1] if match else filename))
 
 
 def _clean_character(character: str) -> str:

@@ -722,18 +722,15 @@ async def test_cancelling_ends_what_is_accepted_and_nothing_else(ledger: Ledger)
     await assert_tallies_are_true(ledger)
 
 
-async def test_the_deadline_ends_what_is_ambiguous_too(ledger: Ledger) -> None:
+async def test_the_deadline_leaves_to_the_tracker_what_is_ambiguous(ledger: Ledger) -> None:
     queue = await one_of_each(ledger)
     heard: list[Change] = []
     ledger.subscribe(heard.extend)
-    assert await ledger.end_unsent(queue.file_id, State.EXPIRED, 300.0, STOP) == 3
-    expected = [State.SUBMITTED, State.CLAIMED, State.EXPIRED, State.EXPIRED, State.SUCCEEDED, State.EXPIRED]
+    assert await ledger.end_unsent(queue.file_id, State.EXPIRED, 300.0, STOP) == 2
+    expected = [State.SUBMITTED, State.CLAIMED, State.AMBIGUOUS, State.EXPIRED, State.SUCCEEDED, State.EXPIRED]
     assert await states(ledger, queue.file_id) == expected
-    assert set(heard) == {
-        Change(queue, State.ACCEPTED, State.EXPIRED, 2),
-        Change(queue, State.AMBIGUOUS, State.EXPIRED, 1),
-    }
-    assert await ledger.next_ambiguous_at() is None
+    assert heard == [Change(queue, State.ACCEPTED, State.EXPIRED, 2)]
+    assert await ledger.next_ambiguous_at() == 1.0
     await assert_tallies_are_true(ledger)
 
 

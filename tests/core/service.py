@@ -58,7 +58,7 @@ class Weather(Struct):
     """What the service does; None and False mean that all is well.
 
     `invoke` refuses a request, `cut` loses the 202 of one that was taken, `runs` is the model's side. `s3` is asked with
-    LIST, HEAD, GET, PUT or DELETE and the place.
+    LIST, HEAD, GET, PUT or DELETE and the place. `flat` ignores the output extension asked for, `own_names` the name too.
     """
 
     invoke: Callable[[Invocation], Fault | None] = lambda _: None
@@ -68,6 +68,7 @@ class Weather(Struct):
     latency_seconds: Callable[[], float] = lambda: 0.02
     s3_seconds: Callable[[], float] = lambda: 0.01
     flat: bool = False
+    own_names: bool = False
     has_failure_path: bool = True
 
 
@@ -143,10 +144,10 @@ class Service:
         return receipt
 
     def _place(self, invocation: Invocation) -> str:
-        name = invocation.filename or f"{invocation.inference_id}-{len(self.sends)}.out"
-        extension = (
-            "" if self.weather.flat or invocation.output_path_extension is None else invocation.output_path_extension
-        )
+        own_names = self.weather.own_names
+        asked = None if own_names else invocation.filename
+        extension = None if own_names or self.weather.flat else invocation.output_path_extension
+        name = asked or f"{invocation.inference_id}-{len(self.sends)}.out"
         return "/".join(part for part in (invocation.endpoint, extension, name) if part)
 
     # --- Stager ---

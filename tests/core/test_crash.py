@@ -70,7 +70,7 @@ async def test_recovery_that_dies_is_made_again() -> None:
 
 
 async def test_a_job_that_was_taken_before_the_crash_is_not_sent_again_if_its_output_is_there() -> None:
-    world = World(weather=Weather(runs=lambda _: Run(0.5), latency_seconds=lambda: 0.2))
+    world = World(Plan(min_in_flight=8), Weather(runs=lambda _: Run(0.5), latency_seconds=lambda: 0.2))
     await world.add("jobs.jsonl", [Line()] * 16)
     async with world.process() as process:
         await lives_for(process, 0.33)

@@ -54,6 +54,7 @@ from dispatcher.model import (
 from dispatcher.retry import RetryPolicy
 from dispatcher.router import route
 from dispatcher.tracker import Tracker
+from dispatcher.windows import Bucket, Flow, Window
 from tests.core.service import STAGING, LoopClock, Service, Weather
 
 MODEL = EndpointName("model")
@@ -88,6 +89,18 @@ class Plan(Struct, frozen=True, kw_only=True):
     slack_seconds: float = 120.0
     commit_seconds: float = 0.002
     chosen_keys: bool = True
+    min_in_flight: float = 0.05
+    requests_per_second: float | None = None
+    bytes_per_second: float | None = None
+    max_outstanding: int | None = None
+
+    def flow(self) -> Flow:
+        """What a lane may put on the wire."""
+        return Flow(
+            Window(self.min_in_flight, self.max_in_flight),
+            Bucket(self.requests_per_second),
+            Bucket(self.bytes_per_second),
+        )
 
 
 class WatchedLedger(MemoryLedger):
@@ -124,31 +137,58 @@ class World:
     def __init__(self, plan: Plan | None = None, weather: Weather | None = None) -> None:
         self.plan = plan or Plan()
         self.random = Random(self.plan.seed)
+        self._process: Process | None = None
         self.clock = LoopClock()
         self.weather = weather or Weather()
-        self.ledger = WatchedLedger(self.clock, self.plan.commit_seconds)
+        self.ledger = self._new_ledger()
         self.service = Service(self.clock, self.weather)
         self.violations: list[str] = []
+        self.lost_ledgers = 0
         self.files: dict[FileId, JobFile] = {}
         self.keys: dict[InferenceId, tuple[FileId, int]] = {}
         self._lines: dict[tuple[FileId, int], Line] = {}
         self._metrics = Metrics(CollectorRegistry(), [])
-        self._process: Process | None = None
-        self.ledger.subscribe(self._on_changes)
         self.service.before_send = self._on_send
         self.service.before_discard = self._on_discard
 
     # --- intake ---
 
-    async def add(self, name: str, lines: Sequence[Line], rejections: int = 0) -> JobFile:
-        """A job file whose jobs are durable when this returns. Line numbers begin at 1; rejected lines come last."""
-        file = await self._new_file(name)
+    async def add(
+        self,
+        name: str,
+        lines: Sequence[Line],
+        rejections: int = 0,
+        *,
+        deadline_at: float | None = None,
+        before: RunId | None = None,
+    ) -> JobFile:
+        """A job file whose jobs are durable when this returns. Line numbers begin at 1; rejected lines come last.
+
+        `before`: the run id under which a ledger that was lost dispatched it.
+        """
+        file = await self._new_file(name, deadline_at, before)
         for start in range(0, max(len(lines), 1), BATCH):
             await self._accept(file, lines, start, rejections)
         return file
 
-    async def _new_file(self, name: str) -> JobFile:
-        run = RunId(f"run{len(self.files):013}")
+    async def lose_ledger(self) -> None:
+        """The ledger is gone; a new one is made of the job files. Anything may have been sent once before."""
+        files, self.files = list(self.files.values()), {}
+        lost, self.ledger = self.ledger.lost, self._new_ledger()
+        self.ledger.lost.update(lost)
+        self.lost_ledgers += 1
+        for file in files:
+            lines = [line for (number, _), line in self._lines.items() if number == file.file_id]
+            again = await self.add(file.name, lines, deadline_at=file.deadline_at, before=file.run_id)
+            self.ledger.lost.update(row.key for row in await self.rows(again))
+
+    def _new_ledger(self) -> WatchedLedger:
+        ledger = WatchedLedger(self.clock, self.plan.commit_seconds)
+        ledger.subscribe(self._on_changes)
+        return ledger
+
+    async def _new_file(self, name: str, deadline_at: float | None, before: RunId | None) -> JobFile:
+        run = before or RunId(f"run{len(self.files):013}")
         new = NewFile(
             run_id=run,
             name=name,
@@ -157,11 +197,13 @@ class World:
             payload_root=".",
             size_bytes=0,
             taken_at=self.clock.now(),
+            deadline_at=deadline_at,
+            rebuilt=before is not None,
         )
         file = await self.ledger.add_file(new)
         self.files[file.file_id] = file
         if self._process is not None:
-            self._process.runs[file.file_id] = run
+            self._process.files[file.file_id] = file
         return file
 
     async def _accept(self, file: JobFile, lines: Sequence[Line], start: int, rejections: int) -> None:
@@ -273,7 +315,7 @@ class Process:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.runs = {file.file_id: file.run_id for file in world.files.values()}
+        self.files: dict[FileId, NewFile] = dict(world.files)
         self.progressed = anyio.Event()
         self._metrics = Metrics(CollectorRegistry(), [MODEL])
         stager = world.service if world.plan.staging else None
@@ -284,7 +326,7 @@ class Process:
             clock=world.clock,
             metrics=self._metrics,
             doubt_cap_seconds=world.plan.doubt_cap_seconds,
-            runs=self.runs,
+            files=self.files,
             chosen_keys=world.plan.chosen_keys,
         )
         self.tracker = Tracker(ledger=world.ledger, fates=self.fates, clock=world.clock)
@@ -349,8 +391,9 @@ class Process:
     def _lane(self, endpoint: EndpointName) -> Lane:
         if endpoint not in self.lanes:
             self._metrics.add_endpoint(endpoint)
-            self.judges[endpoint] = self._judge(endpoint)
-            self.lanes[endpoint] = self._make_lane(endpoint)
+            flow = self.world.plan.flow()
+            self.judges[endpoint] = self._judge(endpoint, flow.window)
+            self.lanes[endpoint] = self._make_lane(endpoint, flow)
             assert self._tasks is not None
             self._running += 1
             self._tasks.start_soon(self._run, self.lanes[endpoint])
@@ -361,7 +404,7 @@ class Process:
         self._running -= 1
         self.progressed.set()
 
-    def _judge(self, endpoint: EndpointName) -> Judge:
+    def _judge(self, endpoint: EndpointName, window: Window) -> Judge:
         return Judge(
             endpoint,
             paths=self.paths,
@@ -370,9 +413,10 @@ class Process:
             metrics=self._metrics,
             chance=self.world.random.random,
             doubt_seconds=self.fates.doubt_seconds,
+            window=window,
         )
 
-    def _make_lane(self, endpoint: EndpointName) -> Lane:
+    def _make_lane(self, endpoint: EndpointName, flow: Flow) -> Lane:
         return Lane(
             endpoint,
             ledger=self.world.ledger,
@@ -380,9 +424,15 @@ class Process:
             paths=self.paths,
             judge=self.judges[endpoint],
             max_in_flight=self.world.plan.max_in_flight,
+            flow=flow,
+            may_claim=lambda: self._may_claim(endpoint),
             metrics=self._metrics,
             submitted=self._submitted,
         )
+
+    def _may_claim(self, endpoint: EndpointName) -> bool:
+        most = self.world.plan.max_outstanding
+        return most is None or self.world.total(State.SUBMITTED, endpoint) < most
 
     def _submitted(self, submission: Submission) -> None:
         self._told += submission.jobs

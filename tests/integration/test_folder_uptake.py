@@ -15,13 +15,13 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from dispatcher.engine import SystemClock
 from dispatcher.errors import UnreadableFileError
 from dispatcher.formats.disk import DiskFaultError
 from dispatcher.identity import run_id
 from dispatcher.ledger.memory import MemoryLedger
 from dispatcher.model import JobFile
 from dispatcher.results import Results
-from dispatcher.service import SystemClock
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import scan
 from dispatcher.sources.uptake import UNREADABLE, Uptake, UptakeSettings

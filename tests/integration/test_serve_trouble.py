@@ -1,0 +1,201 @@
+"""What the service does when the other side does not play along, when time is up, and what it tells Prometheus of it all."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dispatcher.sandbox.process import Sandbox
+from tests.programs import ENDPOINT, STAGING, Jobs, a_sandbox, audit, numbered
+from tests.sandboxes import eventually
+from tests.services import Service, audit_all, serving, status
+
+LOAD = ("--max-in-flight", "8", "--doubt-cap-seconds", "0.5")
+SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.02}
+SERIES_MAX = 1_500
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
+        yield running
+
+
+def accepted(sandbox: Sandbox) -> int:
+    return int(sandbox.counts()["jobs"]["accepted"])
+
+
+def for_endpoints(jobs: int, *endpoints: str) -> Jobs:
+    """So many jobs for each endpoint, in turn."""
+    made = Jobs()
+    for n in range(jobs):
+        for endpoint in endpoints:
+            made.job(b'{"n":%d,"to":"%b"}' % (n, endpoint.encode()), b'"endpoint":"%b"' % endpoint.encode())
+    return made
+
+
+def samples(service: Service) -> dict[tuple[str, ...], float]:
+    """What a scrape says: the name and the labels' values, in their names' order, and the value."""
+    code, text = service.get("/metrics")
+    assert code == 200
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name, *(value for _, value in sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+# --- the other side ---------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_endpoint_pauses_its_lane_and_the_lane_goes_on_by_itself(tmp_path: Path, sandbox: Sandbox) -> None:
+    jobs = numbered(50)
+    sandbox.patch(endpoints={ENDPOINT: None, "other": {}})
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", jobs)
+        eventually(lambda: "endpoint_missing" in service.running.err.read_text(), 20.0)
+        assert status(service.spool)["lanes"][0]["paused"] == ["endpoint_missing"]
+        assert samples(service)["dispatcher_lane_paused", ENDPOINT, "endpoint_missing"] == 1
+        assert (service.get("/readyz")[0], service.get("/healthz")[0]) == (200, 200)
+        sandbox.patch(endpoints={ENDPOINT: {}})
+        service.spool.until_finished("a.jsonl")
+        assert samples(service)["dispatcher_lane_paused", ENDPOINT, "endpoint_missing"] == 0
+        service.stop()
+    books = audit(jobs, service.spool.results("a.jsonl"), sandbox)
+    assert (books.states(), books.repeated) == ({"succeeded": 50}, 0)
+
+
+def test_a_dead_endpoint_does_not_hold_up_the_others(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(endpoints={"second": {"instances": 16}}, faults=[SLOW])
+    allowed = ("--allow-endpoint", "second", "--allow-endpoint", "dead")
+    with serving(tmp_path, sandbox, *LOAD, *allowed) as service:
+        seconds = []
+        for name, endpoints in (("alone", (ENDPOINT, "second")), ("beside", (ENDPOINT, "second", "dead"))):
+            before, began = accepted(sandbox), time.monotonic()
+            service.spool.drop(f"{name}.jsonl", for_endpoints(800, *endpoints))
+            eventually(lambda before=before: accepted(sandbox) >= before + 1_600, 40.0)  # type: ignore[misc]
+            seconds.append(time.monotonic() - began)
+        said = status(service.spool)
+        assert {lane["endpoint"]: bool(lane["paused"]) for lane in said["lanes"]} == {
+            ENDPOINT: False,
+            "second": False,
+            "dead": True,
+        }
+        sandbox.patch(endpoints={"dead": {}}, faults=[])
+        service.spool.until_finished("alone.jsonl", "beside.jsonl", seconds=60.0)
+        service.stop()
+    # 0.95 is the aim on a machine of its own; here others compute, too.
+    assert seconds[0] / seconds[1] > 0.7, seconds
+    audit_all(
+        {
+            "alone.jsonl": for_endpoints(800, ENDPOINT, "second"),
+            "beside.jsonl": for_endpoints(800, ENDPOINT, "second", "dead"),
+        },
+        service.spool,
+        sandbox,
+    )
+
+
+def test_an_outage_of_s3_is_waited_for(tmp_path: Path, sandbox: Sandbox) -> None:
+    jobs = numbered(60)
+    for n in range(5):
+        jobs.job(b'"%d%b"' % (n, b"x" * 200_000))
+    away = [{"operation": operation, "kind": "unavailable"} for operation in ("put", "get", "head", "list")]
+    sandbox.patch(faults=away)
+    with serving(tmp_path, sandbox, *LOAD, "--staging", STAGING, "--comparison-share", "0") as service:
+        service.spool.drop("a.jsonl", jobs)
+        eventually(lambda: accepted(sandbox) == 60, 20.0)
+        eventually(lambda: sandbox.counts()["requests"].get("list") or sandbox.counts()["requests"].get("head"), 20.0)
+        assert not service.spool.finished(["a.jsonl"])
+        sandbox.patch(faults=[])
+        service.spool.until_finished("a.jsonl", seconds=60.0)
+        service.stop()
+    books = audit(jobs, service.spool.results("a.jsonl"), sandbox)
+    assert (books.states(), books.repeated) == ({"succeeded": 65}, 0)
+
+
+def test_a_job_file_that_vanishes_from_work_ends_with_what_was_sent(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(faults=[SLOW])
+    jobs = numbered(600)
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", jobs)
+        eventually(lambda: accepted(sandbox) > 20, 20.0)
+        service.stop()
+    (taken,) = (service.spool.path / "work").glob("*-a.jsonl")
+    taken.unlink()
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        eventually(service.spool.results("a.jsonl").exists, 30.0)
+        service.spool.drop("b.jsonl", numbered(3))
+        service.spool.until_finished("b.jsonl")
+        service.stop()
+    summary = service.spool.summary("a.jsonl")
+    assert summary["succeeded"] + summary["cancelled"] + summary["dead"] == 600
+    assert (summary["succeeded"], summary["outstanding"]) == (accepted(sandbox) - 3, 0)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_submitted_by_the_deadline_expires(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(faults=[{**SLOW, "seconds": 0.2}])
+    jobs = numbered(500)
+    with serving(tmp_path, sandbox, *LOAD, "--file-deadline-seconds", "2") as service:
+        service.spool.drop("a.jsonl", jobs)
+        service.spool.until_finished("a.jsonl")
+        service.stop()
+    books = audit(jobs, service.spool.results("a.jsonl"), sandbox)
+    states = books.states()
+    assert set(states) == {"succeeded", "expired"}
+    assert states["succeeded"] == accepted(sandbox)
+    assert states["expired"] > 200
+
+
+def test_what_is_old_goes_from_ledger_results_and_done(tmp_path: Path, sandbox: Sandbox) -> None:
+    with serving(tmp_path, sandbox, "--retention-seconds", "1") as service:
+        for turn in (1, 2):
+            service.spool.drop("a.jsonl", numbered(5))
+            eventually(lambda turn=turn: accepted(sandbox) == 5 * turn, 20.0)  # type: ignore[misc]
+            gone = ("results", "done", "work", "inbox")
+            eventually(lambda: not any(service.spool.names(folder) for folder in gone), 20.0)  # noqa: B023
+            eventually(lambda: status(service.spool)["files"] == [], 20.0)
+        assert samples(service)["dispatcher_jobs_total", ENDPOINT, "succeeded"] == 10
+        service.stop()
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_restart_the_counters_go_on(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(endpoints={ENDPOINT: {"fail_every": 5}})
+    jobs = numbered(50)
+    jobs.reject(b"?")
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", jobs)
+        service.spool.until_finished("a.jsonl")
+        before = samples(service)
+        service.stop()
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        after = samples(service)
+        service.stop()
+    totals = ("dispatcher_jobs_total", "dispatcher_lines_total")
+    assert {key: value for key, value in after.items() if key[0] in totals} == {
+        key: value for key, value in before.items() if key[0] in totals
+    }
+    assert after["dispatcher_jobs_total", ENDPOINT, "succeeded"] == 40
+    assert after["dispatcher_jobs_total", ENDPOINT, "failed"] == 10
+    assert (after["dispatcher_lines_total", "accepted"], after["dispatcher_lines_total", "rejected"]) == (50, 1)
+
+
+def test_with_ten_endpoints_there_are_few_enough_series_and_always_the_same(tmp_path: Path, sandbox: Sandbox) -> None:
+    others = [f"e{n}" for n in range(9)]
+    sandbox.patch(endpoints={name: {} for name in others})
+    allowed = [word for name in others for word in ("--allow-endpoint", name)]
+    with serving(tmp_path, sandbox, *LOAD, "--staging", STAGING, *allowed) as service:
+        before = set(samples(service))
+        service.spool.drop("a.jsonl", for_endpoints(5, ENDPOINT, *others))
+        service.spool.until_finished("a.jsonl")
+        assert set(samples(service)) == before
+        service.stop()
+    assert len(before) <= SERIES_MAX
