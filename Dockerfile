@@ -28,11 +28,12 @@ COPY --from=build /opt/dispatcher /opt/dispatcher
 ENV PATH=/opt/dispatcher/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MALLOC_ARENA_MAX=2 \
-    DISPATCHER_LISTEN=0.0.0.0:9464
+    DISPATCHER_LISTEN=0.0.0.0:9464 \
+    DISPATCHER_SPOOL=/var/lib/dispatcher
 USER 10001:10001
 WORKDIR /var/lib/dispatcher
 VOLUME /var/lib/dispatcher
 EXPOSE 9464
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["dispatcher"]
-CMD ["--help"]
+CMD ["serve"]

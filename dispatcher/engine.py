@@ -271,6 +271,14 @@ class Engine:
         """Whether the file was read to its end."""
         return file in self._taken_in
 
+    def unsent_queues(self, file: FileId) -> list[Queue]:
+        """The file's queues that hold jobs which are still to be submitted."""
+        return [
+            queue
+            for queue in self.ledger.queues()
+            if queue.file_id == file and any(self.ledger.tally(queue.queue_id)[state] for state in UNSENT_STATES)
+        ]
+
     def finished(self, file: FileId) -> bool:
         """Whether every job of the file is final, and there will be no more."""
         tally = self.tally(file)

@@ -27,6 +27,12 @@ class UnreadableFileError(UsageError):
     """A job file could not be read to its end; nothing of it was accepted."""
 
 
+class OutputUnreadableError(DispatcherError):
+    """An output that was to be collected could not be read; the job file is not published."""
+
+    exit_status = 1
+
+
 class LedgerHeldError(DispatcherError):
     """Another process owns the ledger."""
 

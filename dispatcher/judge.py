@@ -42,7 +42,7 @@ HINTS = {
     FailureReason.CREDENTIALS: "renew the credentials; jobs wait meanwhile",
     FailureReason.CLOCK_SKEW: "set this machine's clock",
     FailureReason.BUCKET: "check that the staging bucket exists and its key may be used",
-    FailureReason.STAGING_NOT_SET: "this endpoint takes no inline payload: set --staging s3://bucket/prefix",
+    FailureReason.STAGING_NOT_SET: "jobs wait that can only go by S3: set --staging s3://bucket/prefix",
 }
 
 

@@ -262,15 +262,15 @@ class Lane:
             await self._put_off(step.queue)
             return
         self._open += len(claims)
-        if step.probe:
-            # Only now: a queue with nothing due must not use up the probe.
-            self._judge.gate.take_probe(self._paths.clock.monotonic())
-            self._probe = claims[0].key
         for claim, loaded in zip(claims, await self._load(claims), strict=True):
             if isinstance(loaded, Settled):
                 self._note(loaded, claim)
-            else:
-                self._ready.put_nowait(loaded)
+                continue
+            if step.probe:
+                # Only now: a queue with nothing due, or a payload that is gone, must not use up the probe.
+                self._judge.gate.take_probe(self._paths.clock.monotonic())
+                self._probe = claim.key
+            self._ready.put_nowait(loaded)
 
     async def _put_off(self, queue: QueueId) -> None:
         due_at = await self._ledger.next_due_at(queue)

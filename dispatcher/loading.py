@@ -9,12 +9,14 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import assert_never
 
 import anyio.to_thread
 from msgspec import Struct
 
 from dispatcher.attempt import Job, Origin
+from dispatcher.errors import ChangedFileError
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.joblines import JobLine, LineRules, decode
 from dispatcher.formats.linesource import LineSource, open_source
@@ -50,6 +52,8 @@ class Loader:
         # Least recently used first. Only touched under the lock, in worker threads, and by close.
         self._open: OrderedDict[FileId, LineSource] = OrderedDict()
         self._lock = threading.Lock()
+        # Size and time of change of each job file when it was first read here. Under the lock.
+        self._stamps: dict[FileId, tuple[int, int]] = {}
 
     def add(self, file: JobFile) -> None:
         """Makes the file's jobs loadable."""
@@ -78,6 +82,7 @@ class Loader:
         file = self._files[claims[0].file_id]
         with self._lock:
             lines = self._source(file).read_many([(claim.offset, claim.length) for claim in claims])
+            self._check_unchanged(file)
         return [self._job(file, endpoint, claim, line) for claim, line in zip(claims, lines, strict=True)]
 
     def _source(self, file: JobFile) -> LineSource:
@@ -87,6 +92,14 @@ class Loader:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(file.file_id)
         return self._open[file.file_id]
+
+    def _check_unchanged(self, file: JobFile) -> None:
+        """What was just read may be another file's lines. Raises ChangedFileError, which ends the process: see `sources`."""
+        stamp = _stamp(file.data_path)
+        if self._stamps.setdefault(file.file_id, stamp) != stamp:
+            raise ChangedFileError(
+                f"{file.source} was changed while its jobs are being sent: put back what it was, then give the same command again"
+            )
 
     def _job(self, file: JobFile, endpoint: EndpointName, claim: Claim, line: bytes | LineError) -> Job | Settled:
         # What was allowed when the line was accepted stays allowed, whatever the settings say now.
@@ -139,6 +152,14 @@ class Loader:
             chosen_key=defaults.chosen_keys,
             spill=spill,
         )
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return (-1, -1)
+    return (found.st_size, found.st_mtime_ns)
 
 
 def _parts(loaded: Loaded) -> tuple[bytes | FileSlice | None, str | None, str | None]:

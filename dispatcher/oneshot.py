@@ -26,6 +26,7 @@ from dispatcher.intake import IntakeSettings, take_in
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.metrics import Metrics
 from dispatcher.model import FINAL_STATES, EndpointName, FailureReason, JobFile, Rejection, State
+from dispatcher.results import run_of, whole
 from dispatcher.service import engine
 from dispatcher.settings import Settings
 from dispatcher.signals import Stop, stop_on_signals
@@ -68,7 +69,9 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What a one-shot command does. `report` is called a few times a second and at the end, `stopping` once told to stop."""
+    """What a one-shot command does. `report` is called a few times a second and at the end, `stopping` once told to
+    stop, `abandoned` right before the process ends without another word.
+    """
 
     settings: Settings
     sources: Sequence[Source]
@@ -76,6 +79,7 @@ class Request(Struct, frozen=True, kw_only=True):
     no_wait: bool
     report: Callable[[Progress], None]
     stopping: Callable[[], None]
+    abandoned: Callable[[], None]
     ended: Callable[[JobFile, dict[State, int], Path], None]
 
 
@@ -90,23 +94,45 @@ async def run(request: Request) -> int:
                         metrics_server(request.settings.listen, registry, ready=lambda: not stop.requested.is_set())
                     )
                     log.info("metrics", url=f"http://{address}/metrics")
-                files = await _take_up(request.sources, made, stop)
+                files = await _take_up(request, made, stop)
+                await _check_places(made, files, request)
                 await _dispatch(made, files, request, stop)
             return await _exit_status(made, files, request, stop)
 
 
-async def _take_up(sources: Sequence[Source], made: Engine, stop: Stop) -> list[JobFile]:
+async def _take_up(request: Request, made: Engine, stop: Stop) -> list[JobFile]:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_give_up, stop)
-        files = [await take_up(one.path, made.intaker, payload_root=one.payload_root, name=one.name) for one in sources]
+        tasks.start_soon(_give_up, stop, request)
+        files = [
+            await take_up(one.path, made.intaker, payload_root=one.payload_root, name=one.name)
+            for one in request.sources
+        ]
         tasks.cancel_scope.cancel()
     return files
 
 
-async def _give_up(stop: Stop) -> None:
+async def _give_up(stop: Stop, request: Request) -> None:
     """Ends the process: a thread that waits for stdin, or unpacks, cannot be stopped, and nothing is at stake yet."""
     await stop.requested.wait()
+    request.abandoned()
     os._exit(EXIT_INTERRUPTED)
+
+
+async def _check_places(made: Engine, files: Sequence[JobFile], request: Request) -> None:
+    """Before anything is sent: the results have a folder of their own, and the jobs an endpoint that is allowed."""
+    for file, source in zip(files, request.sources, strict=True):
+        other = run_of(source.results)
+        if other is not None and other != file.run_id:
+            raise UsageError(
+                f"{source.results} holds the results of another job file (run {other}): give {file.name} another --output"
+            )
+        bound = {queue.endpoint for queue in made.unsent_queues(file.file_id)}
+        strange = sorted(bound - request.settings.endpoints())
+        if strange:
+            raise UsageError(
+                f"{file.name} was begun with jobs for {', '.join(strange)}: go on with --endpoint (or --allow-endpoint) "
+                f"{strange[0]}, or begin anew with another --output"
+            )
 
 
 async def _dispatch(made: Engine, files: Sequence[JobFile], request: Request, stop: Stop) -> None:
@@ -149,8 +175,8 @@ async def _work(made: Engine, files: Sequence[JobFile], request: Request, scope:
 
 
 async def _publish(made: Engine, file: JobFile, folder: Path) -> None:
-    """Writes the file's results, once; what was published stays as it is."""
-    published = file.published_at is not None and (folder / "summary.json").exists()
+    """Writes the file's results, once; what stands of them stays as it is, unless contents are still to be collected."""
+    published = file.published_at is not None and whole(folder, file) and not made.settings.collect
     await made.tracker.last_look(file.file_id, published=published)
     if not published:
         await made.results.write(await _as_read(made, file), folder)

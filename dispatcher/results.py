@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from dispatcher.errors import OutputUnreadableError
 from dispatcher.formats.disk import disk_fault
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.linesource import open_source
@@ -31,6 +32,7 @@ from dispatcher.sketch import Sketch
 
 log = structlog.get_logger(__name__)
 
+RESULTS, ERRORS, SUMMARY = "results.jsonl", "errors.jsonl", "summary.json"
 PAGE = 500
 COLLECT_PAGE = 8
 """Rows in a page when contents are collected: that many outputs are held in memory at once."""
@@ -107,6 +109,25 @@ def _quantiles(sketch: Sketch) -> dict[str, float | int | None]:
     }
 
 
+class Stamp(Struct, frozen=True):
+    """What a summary says of whose results it sums up."""
+
+    run_id: str
+
+
+def run_of(folder: Path) -> str | None:
+    """Whose results (run id) are in this folder; None where there are none."""
+    try:
+        return msgspec.json.decode((folder / SUMMARY).read_bytes(), type=Stamp).run_id
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def whole(folder: Path, file: JobFile) -> bool:
+    """Whether all three files of this run stand in the folder."""
+    return run_of(folder) == file.run_id and all((folder / name).exists() for name in (RESULTS, ERRORS))
+
+
 class Page(Struct, frozen=True):
     """Rows and rejections of one stretch of a job file, with the contents collected for them."""
 
@@ -137,11 +158,11 @@ class Results:
     async def _write(self, file: JobFile, folder: Path) -> None:
         await anyio.to_thread.run_sync(_make_folder, folder)
         summary = Summary(file)
-        with _Part(folder / "results.jsonl") as results, _Part(folder / "errors.jsonl") as errors:
+        with _Part(folder / RESULTS) as results, _Part(folder / ERRORS) as errors:
             async for page in self._pages(file):
                 await anyio.to_thread.run_sync(_write_page, file, page, summary, results.stream, errors.stream)
             await anyio.to_thread.run_sync(_put, results, errors)
-        with _Part(folder / "summary.json") as part:
+        with _Part(folder / SUMMARY) as part:
             part.stream.write(summary.encode(self._clock.now()))
             await anyio.to_thread.run_sync(_put, part)
 
@@ -184,7 +205,10 @@ class Results:
                 return content
             log.warning("output not read", id=row.id, code=content.code, message=content.message, tried=tried + 1)
             await anyio.sleep(2.0**tried / 4)
-        return None
+        raise OutputUnreadableError(
+            f"the output of job {row.id!r} cannot be read from {location}; no results were written: "
+            "see why above, then give the same command again"
+        )
 
 
 class _Part:

@@ -483,7 +483,8 @@ def _split(name: str, text: str) -> Any:
 
 
 def _reason(error: msgspec.ValidationError) -> str:
-    return str(error).partition(" - at ")[0].lower()
+    text = str(error).partition(" - at ")[0]
+    return "it has not the form of one" if "matching regex" in text else text[:1].lower() + text[1:]
 
 
 def _meta(name: str) -> Meta:

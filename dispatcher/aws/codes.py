@@ -64,6 +64,8 @@ CODES: dict[str, Meaning] = {
         "IncompleteSignatureException",
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
+        "InvalidSignature",
+        "InvalidSignatureException",
         "InvalidToken",
         "MissingAuthenticationToken",
         "MissingAuthenticationTokenException",
@@ -74,8 +76,6 @@ CODES: dict[str, Meaning] = {
     ),
     **_trouble(
         FailureReason.CLOCK_SKEW,
-        "InvalidSignature",
-        "InvalidSignatureException",
         "RequestExpired",
         "RequestInTheFuture",
         "RequestTimeTooSkewed",

@@ -78,6 +78,7 @@ _LOCAL: tuple[tuple[tuple[type[BaseException], ...], Meaning], ...] = (
 )
 """First match counts. The wrapped error is asked before the one that wraps it."""
 
+_SIGNATURE_EXPIRED = re.compile(r"expired|not yet current", re.IGNORECASE)
 _ENDPOINT_MISSING = re.compile(
     r"\bendpoint\b.{0,300}\b(?:not found|does not exist)\b|could not find (?:the )?endpoint", re.IGNORECASE
 )
@@ -163,6 +164,8 @@ def _by_class_of_status(status: int) -> Meaning:
 
 def _hinted(meaning: Meaning, code: str, status: int, text: str, operation: str) -> FailureReason:
     """The reason, made more exact by the text where the service has one code for several things."""
+    if code.startswith("InvalidSignature") and _SIGNATURE_EXPIRED.search(text):
+        return FailureReason.CLOCK_SKEW
     if meaning.kind is not FaultKind.REFUSED or operation != "InvokeEndpointAsync":
         return meaning.reason
     if status == 413 or _INLINE_REFUSED.search(text):

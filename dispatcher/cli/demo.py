@@ -18,6 +18,7 @@ from rich.table import Table
 
 from dispatcher.cli.options import configure_logs, ledger_in, run_async, settings_from
 from dispatcher.cli.run import execute
+from dispatcher.errors import UsageError
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.model import SizeClass, Transport
 from dispatcher.oneshot import Source
@@ -48,7 +49,7 @@ def demo(keep: str | None, scale: int) -> int:
     """Shows the dispatcher at work on this machine: sandbox, job files, results, and inline against S3. No AWS needed."""
     with tempfile.TemporaryDirectory(prefix="dispatcher-demo-") as temporary:
         folder = Path(keep or temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         with start_sandbox(load({"endpoints": {ENDPOINT: _endpoint()}})) as sandbox:
             os.environ.update(sandbox.env)
             click.echo(f"sandbox: {sandbox.url}", err=True)
@@ -60,6 +61,13 @@ def demo(keep: str | None, scale: int) -> int:
         show(run_async(compared(ledger)))
     click.echo(f"kept: {folder}" if keep else "deleted: --keep DIR keeps job files, ledger and results", err=True)
     return status
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--keep: cannot make {folder}: {error.strerror}") from error
 
 
 def _endpoint() -> dict[str, Any]:

@@ -54,6 +54,12 @@ class Display:
         """Says what a stop waits for, and how not to wait."""
         click.echo("stopping once what is on the wire is answered; a second signal ends it at once", err=True)
 
+    def abandoned(self) -> None:
+        """Leaves the terminal as it was found: the process ends now."""
+        if self._bar is not None:
+            self._bar.stop()
+        click.echo("interrupted before anything was accepted", err=True)
+
     def ended(self, file: JobFile, tally: dict[State, int], folder: Path) -> None:
         """One line for each job file at the end."""
         parts = [f"{tally[state]} {state}" for state in FINAL_STATES if tally[state]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Coroutine, Iterable
@@ -37,7 +38,16 @@ def _option(name: str, flag: str, description: str, default: str) -> Callable[[F
     shown = description if default == "–" else f"{description} [default: {default.strip('`')}]"
     if isinstance(value, bool):
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=shown)
-    return click.option(flag, name, multiple=isinstance(value, tuple), help=shown)
+    return click.option(flag, name, multiple=isinstance(value, tuple), metavar=_kind(name), help=shown)
+
+
+def _kind(name: str) -> str:
+    """What is expected, for the help text; whether it is good is settled by the settings themselves."""
+    text = str(Settings.__annotations__[name])
+    choices = re.search(r"Literal\[([^\]]*)\]", text)
+    if choices:
+        return "[" + choices[1].replace("'", "").replace(", ", "|") + "]"
+    return next((kind for word, kind in (("int", "N"), ("float", "X")) if re.search(rf"\b{word}\b", text)), "TEXT")
 
 
 def settings_from(flags: dict[str, Any]) -> Settings:

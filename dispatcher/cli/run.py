@@ -43,6 +43,7 @@ def execute(settings: Settings, given: list[Source], ledger: Path, *, no_wait: b
             no_wait=no_wait,
             report=display.report,
             stopping=display.stopping,
+            abandoned=display.abandoned,
             ended=display.ended,
         )
         return run_async(run_files(request))

@@ -141,7 +141,7 @@ def _write(read: Callable[[], bytes], part: str, budget_bytes: int, name: str) -
             if size > budget_bytes:
                 raise UnreadableFileError(
                     f"{name} holds more than the {budget_bytes} bytes that may be spooled now; "
-                    "split it, wait until other files are done, or raise the budget"
+                    "split it, wait until other files are done, or raise work_max_bytes (--work-max-bytes)"
                 )
             file.write(chunk)
         file.flush()

@@ -25,7 +25,7 @@ def take(ledger: Path, started_at: str) -> Release:
         holder = _holder(descriptor)
         os.close(descriptor)
         raise LedgerHeldError(
-            f"the ledger {ledger} is held by {holder}; stop that process, or ask it (status, replay and cancel do)"
+            f"the ledger {ledger} is held by {holder}; wait for that process, stop it, or ask it with `dispatcher status`"
         ) from error
     _sign(descriptor, started_at)
     return lambda: os.close(descriptor)

@@ -24,7 +24,15 @@ from dispatcher.sandbox.settings import Settings, load
 @click.option("--time-scale", type=float, help="Multiplies RequestTTLSeconds and InvocationTimeoutSeconds.")
 @click.option("--die-with-parent", is_flag=True, help="End when stdin ends, as it does when the parent dies.")
 def main(source: str, die_with_parent: bool, **given: str | float | None) -> None:
-    """Runs the sandbox."""
+    """Runs the emulator of InvokeEndpointAsync and S3 until it is told to stop; prints where it is.
+
+    \b
+    Faults, endpoints and limits are settings, for example:
+      --settings '{"endpoints": {"mine": {"min_seconds": 0.1, "fail_every": 40}},
+                   "faults": [{"operation": "invoke", "kind": "throttle", "rate": 0.05}]}'
+    GET URL/_sandbox/settings shows all of them, PATCH changes them while it runs, GET URL/_sandbox/counts what it has seen.
+    The access key is `sandbox`, its secret `sandbox-secret`, the region us-east-1.
+    """
     try:
         settings = msgspec.structs.replace(
             load(source), **{key: value for key, value in given.items() if value is not None}
