@@ -22,6 +22,7 @@ from dispatcher.admin.control import control_socket
 from dispatcher.admin.server import metrics_server
 from dispatcher.commands import answer
 from dispatcher.engine import Engine, SystemClock, line_rules
+from dispatcher.errors import UsageError
 from dispatcher.intake import IntakeSettings, take_in
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.metrics import Metrics
