@@ -1,7 +1,8 @@
 """The parts of a working dispatcher, wired: lanes, tracker, loader, results around one ledger.
 
 A durable change of the ledger wakes whoever it concerns: a lane, the tracker, whoever waits for a file's end. Any part that
-dies takes the process down: the ledger is made for that, and half a dispatcher loses time, not jobs.
+dies takes the process down: the ledger is made for that, and half a dispatcher loses time, not jobs. Over 300 lines because
+this is where all parts meet; each method says one thing to one of them.
 """
 
 import asyncio

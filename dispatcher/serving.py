@@ -5,7 +5,8 @@ Stop    readiness falls; nothing new is taken; no new claims, what is on the wir
         the ledger; checkpoint. A second signal ends the process at once, which costs no more than a crash.
 
 A job file goes inbox → work → done, its results appear in results/ by one rename; `sources/folder.py` says what a crash
-leaves at each step. Whatever part dies takes the process down: half a dispatcher loses time.
+leaves at each step. Whatever part dies takes the process down: half a dispatcher loses time. Over 300 lines because a
+file's way through the service is read best in one place.
 """
 
 import time

@@ -49,7 +49,7 @@ def a_file(run: str = "run1", *, deadline_at: float | None = None, rebuilt: bool
         run_id=RunId(run),
         name="jobs",
         source="/in/jobs.jsonl",
-        data_path="/work/jobs.jsonl",
+        data_path="/data/jobs.jsonl",
         payload_root="/in",
         size_bytes=10_000,
         taken_at=1.5,

@@ -77,7 +77,7 @@ def an_old_ledger(path: Path) -> Path:
         connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         connection.execute("PRAGMA user_version = 1")
         connection.execute(
-            "INSERT INTO file VALUES (1, 'run1', 'jobs', '/in/jobs', '/work/jobs', '/in', 10000, 1.5, 1400, 14, 'd', 0, 13, 1, 2, NULL)"
+            "INSERT INTO file VALUES (1, 'run1', 'jobs', '/in/jobs', '/data/jobs', '/in', 10000, 1.5, 1400, 14, 'd', 0, 13, 1, 2, NULL)"
         )
         connection.execute("INSERT INTO queue VALUES (1, 1, 'a', 12), (2, 1, 'b', 0)")
         connection.execute("INSERT INTO shard VALUES (1, 0, 1, 14, 11), (2, 1, 13, 13, 1)")
