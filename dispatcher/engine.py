@@ -274,11 +274,7 @@ class Engine:
 
     def unsent_queues(self, file: FileId) -> list[Queue]:
         """The file's queues that hold jobs which are still to be submitted."""
-        return [
-            queue
-            for queue in self.ledger.queues()
-            if queue.file_id == file and any(self.ledger.tally(queue.queue_id)[state] for state in UNSENT_STATES)
-        ]
+        return [queue for queue in self._queues.get(file, {}).values() if self._unsent(queue.queue_id)]
 
     def finished(self, file: FileId) -> bool:
         """Whether every job of the file is final, and there will be no more."""
