@@ -256,6 +256,10 @@ class Engine:
         self._cancelled.discard(file)
         self._loader.forget(file)
 
+    def pruned(self, file: FileId) -> None:
+        """The ledger has forgotten the file."""
+        self._known.pop(file, None)
+
     def tally(self, file: FileId) -> dict[State, int]:
         """How many jobs of the file are in each state."""
         total = dict.fromkeys(State, 0)

@@ -329,11 +329,12 @@ class Service:
     async def _prune(self, retention_seconds: float, uptake: Uptake) -> None:
         """Forgets old rows of the ledger, in small slices."""
         while True:
-            before = {file.name for file in await self._made.ledger.files()}
+            before = {file.file_id: file.name for file in await self._made.ledger.files()}
             while await self._made.ledger.prune(self._made.clock.now() - retention_seconds, PRUNE_ROWS):  # noqa: ASYNC110
                 await anyio.sleep(0.05)
-            for title in before - {file.name for file in await self._made.ledger.files()}:
-                uptake.forget(title)
+            for gone in before.keys() - {file.file_id for file in await self._made.ledger.files()}:
+                uptake.forget(before[gone])
+                self._made.pruned(gone)
             await anyio.sleep(min(PRUNE_SECONDS, max(1.0, retention_seconds)))
 
 
