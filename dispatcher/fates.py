@@ -35,7 +35,7 @@ from dispatcher.model import (
     State,
     Transport,
 )
-from dispatcher.polling import Pace
+from dispatcher.polling import ASK_AGAIN_SECONDS, Pace
 from dispatcher.search import Roots, Search, side_by_side
 
 log = structlog.get_logger(__name__)
@@ -141,7 +141,8 @@ class Fates:
         failed = [job for job in jobs if job.key in sought.found and self._may_fail(queue, job, postpone)]
         if failed:
             without_output = await self.outputs(queue, failed)
-            await self._fail(queue, [(job, sought.found[job.key]) for job in without_output])
+            if not await self._fail(queue, [(job, sought.found[job.key]) for job in without_output]):
+                postpone(self._clock.now() + ASK_AGAIN_SECONDS)
         return [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
 
     def _may_fail(self, queue: Queue, job: OpenJob, postpone: Postpone) -> bool:
@@ -171,7 +172,8 @@ class Fates:
         modified_at = found.modified_at + (0.5 if found.modified_at.is_integer() else 0.0)
         return min(max(modified_at, job.submitted_at or 0.0), self._clock.now())
 
-    async def _fail(self, queue: Queue, failures: Sequence[tuple[OpenJob, Found]]) -> None:
+    async def _fail(self, queue: Queue, failures: Sequence[tuple[OpenJob, Found]]) -> bool:
+        """Settles these as failed, each with its excerpt. Whether S3 gave all of them."""
         moves: list[Settled] = []
 
         async def read(failure: tuple[OpenJob, Found]) -> None:
@@ -191,6 +193,7 @@ class Fates:
 
         await side_by_side(read, list(failures))
         await self._settle(queue, moves, [job for job, _ in failures])
+        return len(moves) == len(failures)
 
     async def expire(self, queue: Queue, jobs: Sequence[OpenJob]) -> None:
         now = self._clock.now()

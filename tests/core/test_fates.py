@@ -3,6 +3,7 @@
 import pytest
 
 from dispatcher.fates import EXCERPT_BYTES, excerpt
+from dispatcher.interfaces import Fault
 from dispatcher.model import State
 from tests.core.checks import findings
 from tests.core.service import BUSY, DENIED, EPOCH, SLOW_DOWN, Run, Weather
@@ -198,3 +199,20 @@ async def test_a_shard_that_fills_during_a_look_is_not_looked_at_twice_at_once()
 def test_an_excerpt_is_one_printable_line_of_bounded_length() -> None:
     assert excerpt(b" a\nb\x00c\xff ") == "a b c\ufffd"
     assert len(excerpt(b"x" * 10_000)) == EXCERPT_BYTES
+
+
+async def test_a_failure_object_that_could_not_be_read_is_asked_for_again_soon() -> None:
+    world = World(weather=Weather(runs=lambda _: Run(None, failure_after=1.0)))
+    await world.add("jobs.jsonl", [Line()] * 20)
+    refused: set[str] = set()
+
+    def once(operation: str, place: str) -> Fault | None:
+        if operation != "GET" or place in refused:
+            return None
+        refused.add(place)
+        return SLOW_DOWN
+
+    world.weather.s3 = once
+    async with world.process() as process:
+        await process.finished(within=30.0)
+    assert world.total(State.FAILED) == 20
