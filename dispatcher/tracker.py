@@ -50,6 +50,7 @@ class Watch(Struct, kw_only=True):
     has cost, `found` how many results they found, `unanswered` how many of the latest looks S3 did not answer, `noted` how
     many receipts came in since this process watches, `look_at` its place in the schedule, `looking` whether a look is under
     way: never two at once. A failure that was found and must wait to be believed is looked at again at `again_at`.
+    `looked_for_failures`: once the first results of a full shard were found, what is missing may well have failed.
     """
 
     key: ShardKey
@@ -66,6 +67,7 @@ class Watch(Struct, kw_only=True):
     unanswered: int = 0
     noted: int = 0
     look_at: float = 0.0
+    looked_for_failures: bool = False
     again_at: float = NEVER
 
     def count(self, calls: int, found: int) -> None:
@@ -237,7 +239,9 @@ class Tracker:
         overdue = [job for job in missing if job.due_at <= now]
         again = watch.again_at <= now
         watch.again_at = NEVER if again else watch.again_at
-        if overdue or again or (missing and watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1):
+        coming = watch.found > 0 and not watch.filling and not watch.looked_for_failures
+        watch.looked_for_failures = watch.looked_for_failures or coming
+        if overdue or again or (missing and (coming or watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1)):
             missing = await self._fates.failures(queue, missing, watch.count, watch.postpone)
         await self._fates.expire(queue, [job for job in missing if job.due_at <= now])
         watch.due_at = min((job.due_at for job in missing if job.due_at > now), default=watch.deadline_at)
