@@ -110,7 +110,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 0.05
     max_outstanding: Annotated[
-        int | None,
+        Annotated[int, Meta(ge=1)] | None,
         Meta(
             description="Most jobs submitted and not settled, per endpoint. Default: what the model gets done within the TTL.",
             extra=_about(
@@ -120,7 +120,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     requests_per_second: Annotated[
-        float | None,
+        Annotated[float, Meta(gt=0)] | None,
         Meta(
             description="Most InvokeEndpointAsync requests a second, per endpoint. Default: no limit of our own.",
             extra=_about("requests/s", "the service publishes no quota; throttling finds it"),
@@ -128,7 +128,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     bytes_per_second: Annotated[
-        float | None,
+        Annotated[float, Meta(gt=0)] | None,
         Meta(
             description="Most payload bytes a second, per endpoint. Default: no limit of our own.",
             extra=_about("bytes/s", "a limit is for sharing a thin line with others"),
@@ -327,7 +327,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 5.0
     file_deadline_seconds: Annotated[
-        float | None,
+        Annotated[float, Meta(gt=0)] | None,
         Meta(
             description="What is not submitted so long after its job file was taken up expires. Default: never.",
             extra=_about("seconds", "late results are better than none, unless you say otherwise"),
@@ -335,7 +335,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     retention_seconds: Annotated[
-        float | None,
+        Annotated[float, Meta(gt=0)] | None,
         Meta(
             description="Ledger rows, done/ and results/ of a job file are kept so long after it is published. Default: for ever.",
             extra=_about("seconds", "nothing is deleted unasked; set it, or the disk fills up"),

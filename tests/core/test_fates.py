@@ -202,17 +202,18 @@ def test_an_excerpt_is_one_printable_line_of_bounded_length() -> None:
 
 
 async def test_a_failure_object_that_could_not_be_read_is_asked_for_again_soon() -> None:
-    world = World(weather=Weather(runs=lambda _: Run(None, failure_after=1.0)))
+    world = World(weather=Weather(runs=lambda _: Run(None, failure_after=300.0)))
     await world.add("jobs.jsonl", [Line()] * 20)
-    refused: set[str] = set()
+    refused_at: dict[str, float] = {}
 
     def once(operation: str, place: str) -> Fault | None:
-        if operation != "GET" or place in refused:
+        if operation != "GET" or place in refused_at:
             return None
-        refused.add(place)
+        refused_at[place] = world.clock.now()
         return SLOW_DOWN
 
     world.weather.s3 = once
     async with world.process() as process:
-        await process.finished(within=30.0)
+        await process.finished(within=6_000.0)
     assert world.total(State.FAILED) == 20
+    assert world.clock.now() - min(refused_at.values()) < 10.0
