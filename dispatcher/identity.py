@@ -15,7 +15,9 @@ from base64 import b32encode
 from dispatcher.model import InferenceId, RunId
 
 RUN_ID_BYTES = 10
-_ID_CHARACTERS = 26
+_DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+"""Two digits of base32 for each ten bits: half the cost of the standard library's encoder, once for every job."""
 _SAFE_NAME_CHARACTERS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -27,10 +29,26 @@ def run_id(random: bytes) -> RunId:
 
 def inference_id(run: RunId, line: int) -> InferenceId:
     """The job's identity towards the service: 26 characters of [a-z2-7], 130 bits."""
+    digest = _digest(run, line)
+    return InferenceId(
+        _eight(digest[0:5]) + _eight(digest[5:10]) + _eight(digest[10:15]) + _PAIRS[digest[15] << 2 | digest[16] >> 6]
+    )
+
+
+def share_point(run: RunId, line: int) -> float:
+    """Where in 0 to 1 (not 1) the job's identity puts it: a share of all jobs are those below it. The first 20 bits decide."""
+    return (int.from_bytes(_digest(run, line)[:3]) >> 4) / (1 << 20)
+
+
+def _digest(run: RunId, line: int) -> bytes:
     number = str(line)
-    digest = hashlib.sha256(f"{len(run)}:{run}{len(number)}:{number}".encode()).digest()
-    # 20 bytes are whole base32 groups, and their first 26 characters are those of the whole digest.
-    return InferenceId(b32encode(digest[:20])[:_ID_CHARACTERS].decode().lower())
+    return hashlib.sha256(f"{len(run)}:{run}{len(number)}:{number}".encode()).digest()
+
+
+def _eight(group: bytes) -> str:
+    """The eight digits of five bytes."""
+    bits = int.from_bytes(group)
+    return _PAIRS[bits >> 30] + _PAIRS[bits >> 20 & 1023] + _PAIRS[bits >> 10 & 1023] + _PAIRS[bits & 1023]
 
 
 def input_key(id: InferenceId) -> str:
@@ -51,4 +69,14 @@ def safe_name(name: str) -> str:
 
 def output_path_extension(name: str, run: RunId, shard: int) -> str:
     """The folder, below the endpoint's S3OutputPath, that a shard's outputs are asked to go to."""
-    return f"{safe_name(name)}-{run}/{shard}"
+    return shard_folder(output_folder(name, run), shard)
+
+
+def output_folder(name: str, run: RunId) -> str:
+    """What the folders of all shards of a run begin with."""
+    return f"{safe_name(name)}-{run}"
+
+
+def shard_folder(folder: str, shard: int) -> str:
+    """The folder of a shard, of what `output_folder` says."""
+    return f"{folder}/{shard}"

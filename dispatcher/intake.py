@@ -13,7 +13,7 @@ from dispatcher.formats.faults import LineError
 from dispatcher.formats.joblines import JobLine, LineRules, LocationPayload, PathPayload, decode, size_problem
 from dispatcher.formats.lines import LineReader, RawLine, TooLong, open_lines
 from dispatcher.formats.opening import measure
-from dispatcher.identity import inference_id
+from dispatcher.identity import share_point
 from dispatcher.interfaces import Ledger
 from dispatcher.metrics import Metrics
 from dispatcher.model import FailureReason, Intake, JobFile, NewJob, Rejection, Transport
@@ -111,7 +111,7 @@ def _size(job: JobLine, file: JobFile, rules: LineRules) -> int | LineError:
 def _transport(job: JobLine, size_bytes: int, file: JobFile, line: int, share: float) -> Transport:
     if isinstance(job.payload, LocationPayload):
         return Transport.REFERENCE
-    return route(size_bytes, job.transport, inference_id(file.run_id, line), share=share)
+    return route(size_bytes, job.transport, lambda: share_point(file.run_id, line), share=share)
 
 
 def _too_long(line: TooLong, line_max_bytes: int) -> Rejection:

@@ -5,7 +5,9 @@ goes by S3 like everything larger. A share of the inline-eligible jobs, picked b
 that the two paths are compared on the same sizes.
 """
 
-from dispatcher.model import INLINE_MAX_BYTES, InferenceId, SizeClass, Transport
+from collections.abc import Callable
+
+from dispatcher.model import INLINE_MAX_BYTES, SizeClass, Transport
 
 _BOUNDS = (
     (1_024, SizeClass.LE_1K),
@@ -14,7 +16,6 @@ _BOUNDS = (
     (65_536, SizeClass.LE_64K),
     (INLINE_MAX_BYTES, SizeClass.LE_128K),
 )
-_DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 def size_class(size_bytes: int) -> SizeClass:
@@ -30,18 +31,13 @@ def fits_inline(size_bytes: int) -> bool:
     return 1 <= size_bytes <= INLINE_MAX_BYTES
 
 
-def in_share(id: InferenceId, share: float) -> bool:
-    """Whether this job is one of the `share` (0 to 1) that identity picks: its first four digits are a number of 20 bits."""
-    number = 0
-    for digit in id[:4]:
-        number = number * 32 + _DIGITS.index(digit)
-    return number < share * (1 << 20)
+def route(size_bytes: int, wanted: Transport | None, point: Callable[[], float], *, share: float) -> Transport:
+    """INLINE or S3 for a payload of our own. `wanted` is what the line asks for; `share` is 0 where nothing can be staged.
 
-
-def route(size_bytes: int, wanted: Transport | None, id: InferenceId, *, share: float) -> Transport:
-    """INLINE or S3 for a payload of our own. `wanted` is what the line asks for; `share` is 0 where nothing can be staged."""
+    `point` says where in 0 to 1 the job's identity puts it; it is asked only where that decides.
+    """
     if wanted is not None:
         return wanted
-    if not fits_inline(size_bytes) or (share > 0 and in_share(id, share)):
+    if not fits_inline(size_bytes) or (share > 0 and point() < share):
         return Transport.S3
     return Transport.INLINE

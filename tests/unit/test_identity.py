@@ -15,6 +15,7 @@ from dispatcher.identity import (
     output_path_extension,
     run_id,
     safe_name,
+    share_point,
 )
 from dispatcher.model import RunId
 
@@ -30,6 +31,20 @@ def test_a_known_job_keeps_its_name_for_ever() -> None:
     digest = hashlib.sha256(b"16:aaaaaaaaaaaaaaaa1:1").digest()
     assert b32encode(digest).decode().lower().startswith("jpe3bto62acskbpv6dkcokgkyd")
     assert inference_id(RunId("aaaaaaaaaaaaaaaa"), 1) == "jpe3bto62acskbpv6dkcokgkyd"
+
+
+@given(runs, lines)
+def test_a_job_s_name_is_the_base32_of_its_hash(run: RunId, line: int) -> None:
+    digest = hashlib.sha256(f"{len(run)}:{run}{len(str(line))}:{line}".encode()).digest()
+    assert inference_id(run, line) == b32encode(digest).decode().lower()[:26]
+
+
+@given(runs, lines)
+def test_the_first_four_characters_of_the_name_put_a_job_into_the_share_or_not(run: RunId, line: int) -> None:
+    number = 0
+    for digit in inference_id(run, line)[:4]:
+        number = number * 32 + "abcdefghijklmnopqrstuvwxyz234567".index(digit)
+    assert share_point(run, line) == number / 2**20
 
 
 @given(runs, lines)
