@@ -6,15 +6,15 @@ crash leaves: at the next start it is looked for before it is sent again.
 
 from msgspec import Struct
 
-from dispatcher.identity import filename, input_key, output_path_extension
+from dispatcher.identity import filename, input_key, shard_folder
 from dispatcher.interfaces import Clock, Fault, FaultKind, FileSlice, Invocation, Invoker, Stager
 from dispatcher.model import Claim, EndpointName, FailureReason, InferenceId, JobKey, Receipt, RunId, Transport
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """The job file that a job came with, as far as sending needs it."""
+    """The job file that a job came with, as far as sending needs it. `folder` is what its shards' folders begin with."""
 
-    name: str
+    folder: str
     run_id: RunId
     taken_at: float
 
@@ -112,7 +112,7 @@ def _invocation(job: Job, location: str | None) -> Invocation:
         endpoint=job.endpoint,
         inference_id=job.inference_id,
         filename=filename(job.inference_id) if job.chosen_key else None,
-        output_path_extension=_extension(job) if job.chosen_key else None,
+        output_path_extension=shard_folder(job.origin.folder, job.claim.shard) if job.chosen_key else None,
         content_type=job.content_type,
         accept=job.accept,
         custom_attributes=job.custom_attributes,
@@ -121,7 +121,3 @@ def _invocation(job: Job, location: str | None) -> Invocation:
         body=job.payload if inline and isinstance(job.payload, bytes) else None,
         input_location=location,
     )
-
-
-def _extension(job: Job) -> str:
-    return output_path_extension(job.origin.name, job.origin.run_id, job.claim.shard)

@@ -102,7 +102,7 @@ class Lane:
         self._max_in_flight = max_in_flight
         self._flow = flow
         self._may_claim = may_claim
-        # Held by the one worker whose turn it is to be sent; the others wait behind it.
+        # Held by the one worker whose turn it is, while it may not be sent yet; the others wait behind it.
         self._door = asyncio.Lock()
         # Set when an attempt has ended or limits changed: whoever stands at the door asks again.
         self._room = asyncio.Event()
@@ -293,24 +293,33 @@ class Lane:
 
     async def _enter(self, job: Job) -> Released | None:
         """Waits until the lane's window and rates let one more out; what must go back instead does so at once."""
-        now = self._paths.clock.monotonic
+        step = Wait(None) if self._door.locked() else self._let_out(job)
+        return await self._queue_up(job) if isinstance(step, Wait) else step
+
+    async def _queue_up(self, job: Job) -> Released | None:
         async with self._door:
-            while (back := self._hold_back(job)) is None:
-                wait = self._flow.wait_seconds(now())
-                # A probe is one at a time as it is, and whoever is in doubt should not wait for it.
-                if wait == 0.0 or job.key == self._probe:
-                    break
+            while isinstance(step := self._let_out(job), Wait):
                 self._room.clear()
-                with anyio.move_on_after(wait):
+                with anyio.move_on_after(step.seconds):
                     await self._room.wait()
-            if back is not None:
-                return back
-            if self._is_parked_route(job):
-                # The one probe that is due; whatever is parked comes back at about the same time, to be counted anew.
-                self._judge.staging_gate.take_probe(now())
-                self._judge.parked = 0
-            self._flow.sent(job.claim.size_bytes, now())
-            return None
+            return step
+
+    def _let_out(self, job: Job) -> Released | Wait | None:
+        """The one place that decides whether a job goes out now: None, and it is counted as sent; or back; or not yet."""
+        back = self._hold_back(job)
+        if back is not None:
+            return back
+        now = self._paths.clock.monotonic()
+        wait = self._flow.wait_seconds(now)
+        # A probe is one at a time as it is, and whoever is in doubt should not wait for it.
+        if wait != 0.0 and job.key != self._probe:
+            return Wait(wait)
+        if self._is_parked_route(job):
+            # The one probe that is due; whatever is parked comes back at about the same time, to be counted anew.
+            self._judge.staging_gate.take_probe(now)
+            self._judge.parked = 0
+        self._flow.sent(job.claim.size_bytes, now)
+        return None
 
     async def _go(self, job: Job) -> Move:
         try:

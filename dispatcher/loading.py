@@ -18,10 +18,10 @@ from msgspec import Struct
 from dispatcher.attempt import Job, Origin
 from dispatcher.errors import ChangedFileError
 from dispatcher.formats.faults import LineError
-from dispatcher.formats.joblines import JobLine, LineRules, decode
+from dispatcher.formats.joblines import JobLine, LineRules, decode_again
 from dispatcher.formats.linesource import LineSource, open_source
 from dispatcher.formats.payloads import Elsewhere, InMemory, Loaded, OnDisk, Place, load
-from dispatcher.identity import inference_id
+from dispatcher.identity import inference_id, output_folder
 from dispatcher.interfaces import Clock, FileSlice
 from dispatcher.model import Claim, EndpointName, Error, FailureReason, FileId, JobFile, Settled, State
 
@@ -83,7 +83,16 @@ class Loader:
         with self._lock:
             lines = self._source(file).read_many([(claim.offset, claim.length) for claim in claims])
             self._check_unchanged(file)
-        return [self._job(file, endpoint, claim, line) for claim, line in zip(claims, lines, strict=True)]
+        batch = _Batch(
+            endpoint=endpoint,
+            # What was allowed when the line was accepted stays allowed, whatever the settings say now.
+            rules=LineRules(endpoint=endpoint, allowed_endpoints=frozenset([endpoint]), staging=True),
+            place=Place(data_path=file.data_path, payload_root=file.payload_root, spill_folder=self._spill_folder),
+            origin=Origin(folder=output_folder(file.name, file.run_id), run_id=file.run_id, taken_at=file.taken_at),
+            ttl_max_seconds=self._ttl_max_seconds(file),
+            ready_at=self._clock.monotonic(),
+        )
+        return [self._job(batch, claim, line) for claim, line in zip(claims, lines, strict=True)]
 
     def _source(self, file: JobFile) -> LineSource:
         if file.file_id not in self._open:
@@ -101,24 +110,20 @@ class Loader:
                 f"{file.source} was changed while its jobs are being sent: put back what it was, then give the same command again"
             )
 
-    def _job(self, file: JobFile, endpoint: EndpointName, claim: Claim, line: bytes | LineError) -> Job | Settled:
-        # What was allowed when the line was accepted stays allowed, whatever the settings say now.
-        rules = LineRules(endpoint=endpoint, allowed_endpoints=frozenset([endpoint]), staging=True)
-        job = line if isinstance(line, LineError) else decode(line, rules)
+    def _ttl_max_seconds(self, file: JobFile) -> float:
+        """What is left until the job file's deadline, though the service takes no less than a minute."""
+        if file.deadline_at is None:
+            return math.inf
+        return max(math.ceil(file.deadline_at - self._clock.now()), TTL_LEAST_SECONDS)
+
+    def _job(self, batch: "_Batch", claim: Claim, line: bytes | LineError) -> Job | Settled:
+        job = line if isinstance(line, LineError) else decode_again(line, batch.rules)
         if isinstance(job, LineError) or isinstance(line, LineError):
             return self._gone(claim, job)
-        place = Place(data_path=file.data_path, payload_root=file.payload_root, spill_folder=self._spill_folder)
-        loaded = load(job, line, claim.offset, claim.size_bytes, place)
+        loaded = load(job, line, claim.offset, claim.size_bytes, batch.place)
         if isinstance(loaded, LineError):
             return self._gone(claim, loaded)
-        return self._sendable(file, endpoint, claim, job, loaded)
-
-    def _within(self, file: JobFile, ttl_seconds: int) -> int:
-        """The TTL, cut to what is left until the job file's deadline, though the service takes no less than a minute."""
-        if file.deadline_at is None:
-            return ttl_seconds
-        left = math.ceil(file.deadline_at - self._clock.now())
-        return min(ttl_seconds, max(left, TTL_LEAST_SECONDS))
+        return self._sendable(batch, claim, job, loaded)
 
     def _gone(self, claim: Claim, problem: LineError | JobLine) -> Settled:
         message = problem.message if isinstance(problem, LineError) else ""
@@ -130,16 +135,18 @@ class Loader:
             error=Error(FailureReason.PAYLOAD_GONE, message),
         )
 
-    def _sendable(self, file: JobFile, endpoint: EndpointName, claim: Claim, job: JobLine, loaded: Loaded) -> Job:
-        defaults = self._defaults
-        ttl = self._within(file, job.request_ttl_seconds or defaults.request_ttl_seconds)
+    def _sendable(self, batch: "_Batch", claim: Claim, job: JobLine, loaded: Loaded) -> Job:
+        defaults, origin = self._defaults, batch.origin
+        ttl = job.request_ttl_seconds or defaults.request_ttl_seconds
+        if ttl > batch.ttl_max_seconds:
+            ttl = int(batch.ttl_max_seconds)
         timeout = job.invocation_timeout_seconds or defaults.invocation_timeout_seconds
         payload, location, spill = _parts(loaded)
         return Job(
             claim=claim,
-            origin=Origin(name=file.name, run_id=file.run_id, taken_at=file.taken_at),
-            endpoint=endpoint,
-            inference_id=inference_id(file.run_id, claim.key.line),
+            origin=origin,
+            endpoint=batch.endpoint,
+            inference_id=inference_id(origin.run_id, claim.key.line),
             payload=payload,
             input_location=location,
             content_type=job.content_type or defaults.content_type,
@@ -148,10 +155,21 @@ class Loader:
             request_ttl_seconds=ttl,
             invocation_timeout_seconds=timeout,
             wait_seconds=ttl + timeout + defaults.slack_seconds,
-            ready_at=self._clock.monotonic(),
+            ready_at=batch.ready_at,
             chosen_key=defaults.chosen_keys,
             spill=spill,
         )
+
+
+class _Batch(Struct, frozen=True, kw_only=True):
+    """What the jobs of one `load` have in common."""
+
+    endpoint: EndpointName
+    rules: LineRules
+    place: Place
+    origin: Origin
+    ttl_max_seconds: float
+    ready_at: float
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from dispatcher.formats import fields
 from dispatcher.formats.faults import LineError, field_error, line_error, shown
-from dispatcher.formats.rawlines import RawJob, parse
+from dispatcher.formats.rawlines import RawJob, parse, shape
 from dispatcher.model import INLINE_MAX_BYTES, PAYLOAD_MAX_BYTES, EndpointName, FailureReason, Transport
 
 
@@ -76,7 +76,15 @@ def decode(line: bytes | memoryview, rules: LineRules) -> JobLine | LineError:
 
     A payload file is neither opened nor measured: see `opening.measure`, then ask `size_problem`.
     """
-    raw = parse(line if isinstance(line, bytes) else bytes(line))
+    return _checked(parse(line if isinstance(line, bytes) else bytes(line)), rules)
+
+
+def decode_again(line: bytes, rules: LineRules) -> JobLine | LineError:
+    """As `decode`, of a line that it has found valid: keys are not looked for twice."""
+    return _checked(shape(line), rules)
+
+
+def _checked(raw: RawJob | LineError, rules: LineRules) -> JobLine | LineError:
     if isinstance(raw, LineError):
         return raw
     job = _field_error(raw) or _job(raw, rules)

@@ -1,7 +1,7 @@
 """The JSON of a job line, with its shape checked: the fields it may have, their types, each at most once.
 
-A line is decoded twice, at intake and again when it is about to be sent, so the good case is the fast one; what only a
-bad line needs is in `explain`. This relies on three facts:
+A line is decoded twice, at intake (`parse`) and again when it is about to be sent (`shape`, since then its keys are known
+to be unique), so the good case is the fast one; what only a bad line needs is in `explain`. This relies on three facts:
 
 * msgspec refuses what is not JSON (NaN, Infinity, half surrogate pairs, control characters in strings), also inside
   the bytes that it leaves alone, but does not look at UTF-8 there: that is checked first;
@@ -42,14 +42,21 @@ _DECODER = msgspec.json.Decoder(RawJob)
 _SPACE = ord(" ")
 
 
-def parse(data: bytes) -> RawJob | LineError:
-    """Decodes a line; raises nothing, whatever the bytes."""
+def shape(data: bytes) -> RawJob | LineError:
+    """Decodes a line, of which the last of duplicate keys counts; raises nothing, whatever the bytes."""
     try:
         if not data.isascii():
             data.decode()
-        raw = _DECODER.decode(data)
+        return _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return explain(data)
+
+
+def parse(data: bytes) -> RawJob | LineError:
+    """Decodes a line each of whose keys stands once; raises nothing, whatever the bytes."""
+    raw = shape(data)
+    if isinstance(raw, LineError):
+        return raw
     rest = _rest(data, raw)
     if _quotes(rest) == _expected_quotes(raw):
         return raw

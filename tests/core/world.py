@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.attempt import Job, Origin, Paths
 from dispatcher.fates import Fates
-from dispatcher.identity import inference_id
+from dispatcher.identity import inference_id, output_folder, share_point
 from dispatcher.interfaces import FileSlice, Invocation
 from dispatcher.judge import Judge
 from dispatcher.lanes import Lane
@@ -226,7 +226,8 @@ class World:
         name = inference_id(file.run_id, number)
         self.keys[name] = (file.file_id, number)
         self._lines[file.file_id, number] = line
-        transport = route(line.size_bytes, line.transport, name, share=self.plan.share)
+        point = share_point(file.run_id, number)
+        transport = route(line.size_bytes, line.transport, lambda: point, share=self.plan.share)
         return NewJob(
             line=number,
             id=str(name),
@@ -452,7 +453,7 @@ class Process:
             return _gone(claim, self.world.clock.now())
         return Job(
             claim=claim,
-            origin=Origin(name=file.name, run_id=file.run_id, taken_at=file.taken_at),
+            origin=Origin(folder=output_folder(file.name, file.run_id), run_id=file.run_id, taken_at=file.taken_at),
             endpoint=line.endpoint,
             inference_id=name,
             payload=None if claim.transport is Transport.REFERENCE else payload(name, line),
