@@ -3,24 +3,26 @@
 The laws of this file:
   * Every series exists from the start, at zero, so that a rate over the first event is right. Label values are closed
     sets and endpoint names; never an id, a file name or a key.
-  * With ten endpoints there are at most 1,500 series, `_created` ones and buckets counted.
+  * With ten endpoints there are at most 1,500 series, buckets counted.
   * `labels()` is paid once, here. Callers name a fact; what they touch is bound already. Nothing waits, nothing is
-    locked across an await; a fact may be told from any thread.
+    locked: all facts are told on the event loop's thread (see `series`).
 
 Over 300 lines because the table of all metrics stands beside the one object that keeps them.
 """
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from dispatcher.model import EndpointName, FailureReason, SizeClass, State, Transport
+from dispatcher.series import C, Count, Family, Level, Spread
 
 CALL_BUCKETS = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5),
@@ -293,7 +295,7 @@ def _version(package: str) -> str:
 
 
 class EndpointMetrics:
-    """The series of one endpoint. A gauge may be given a function, which is called in the scrape's thread."""
+    """The series of one endpoint."""
 
     def __init__(self, name: EndpointName, families: "_EndpointFamilies") -> None:
         self.outstanding = families.outstanding.labels(name)
@@ -324,13 +326,13 @@ class EndpointMetrics:
 class _EndpointFamilies(Struct, frozen=True):
     """The metrics that have an endpoint as a label."""
 
-    outstanding: Gauge
-    oldest: Gauge
-    window: Gauge
-    outstanding_limit: Gauge
-    jobs: Counter
-    paused: Gauge
-    queue_wait: Histogram
+    outstanding: Family[Level]
+    oldest: Family[Level]
+    window: Family[Level]
+    outstanding_limit: Family[Level]
+    jobs: Family[Count]
+    paused: Family[Level]
+    queue_wait: Family[Spread]
 
 
 class Metrics:
@@ -373,9 +375,9 @@ class Metrics:
         self._lines_rejected = lines.labels("rejected")
         self._attempts = {(way, end): attempts.labels(way, end) for way in Transport for end in Outcome}
         self._retries = {reason: retries.labels(reason) for reason in RETRY_REASONS}
-        self._slot_wait = _histogram(SLOT_WAIT, registry)
-        self._puts_avoided = _counter(PUTS_AVOIDED, registry)
-        self._late_results = _counter(LATE_RESULTS, registry)
+        self._slot_wait = _histogram(SLOT_WAIT, registry).labels()
+        self._puts_avoided = _counter(PUTS_AVOIDED, registry).labels()
+        self._late_results = _counter(LATE_RESULTS, registry).labels()
 
     def _bind_requests(self, registry: CollectorRegistry) -> None:
         attempt = _histogram(ATTEMPT, registry)
@@ -386,11 +388,11 @@ class Metrics:
         self._requests = {call: requests.labels(call) for call in Operation}
 
     def _bind_process(self, registry: CollectorRegistry, build: Mapping[str, str]) -> None:
-        self._ledger_commit = _histogram(LEDGER_COMMIT, registry)
-        self._ledger_wal = _gauge(WAL, registry)
-        self._loop_lag = _histogram(LOOP_LAG, registry)
-        self._disk_free = _gauge(FREE, registry)
-        _gauge(BUILD, registry).labels(**build).set(1)
+        self._ledger_commit = _histogram(LEDGER_COMMIT, registry).labels()
+        self._ledger_wal = _gauge(WAL, registry).labels()
+        self._loop_lag = _histogram(LOOP_LAG, registry).labels()
+        self._disk_free = _gauge(FREE, registry).labels()
+        _gauge(BUILD, registry).labels(*(build[label] for label in BUILD.labels)).set(1)
 
     def add_endpoint(self, name: EndpointName) -> EndpointMetrics:
         """Makes all series of an endpoint; only at start, from settings, never from what a job says. Idempotent."""
@@ -472,16 +474,21 @@ class Metrics:
         self._loop_lag.observe(seconds)
 
 
-def _counter(definition: Definition, registry: CollectorRegistry) -> Counter:
-    # The library adds `_total` itself.
-    return Counter(definition.full_name, definition.help, definition.labels, registry=registry)
+def _counter(definition: Definition, registry: CollectorRegistry) -> Family[Count]:
+    return _family(definition, registry, Count)
 
 
-def _gauge(definition: Definition, registry: CollectorRegistry) -> Gauge:
-    return Gauge(definition.full_name, definition.help, definition.labels, registry=registry)
+def _gauge(definition: Definition, registry: CollectorRegistry) -> Family[Level]:
+    return _family(definition, registry, Level)
 
 
-def _histogram(definition: Definition, registry: CollectorRegistry) -> Histogram:
-    return Histogram(
-        definition.full_name, definition.help, definition.labels, registry=registry, buckets=definition.buckets
-    )
+def _histogram(definition: Definition, registry: CollectorRegistry) -> Family[Spread]:
+    return _family(definition, registry, partial(Spread, definition.buckets))
+
+
+def _family(definition: Definition, registry: CollectorRegistry, make: Callable[[], C]) -> Family[C]:
+    # Writing it out adds `_total` again.
+    name = definition.full_name.removesuffix("_total")
+    made = Family(name, definition.kind, definition.help, definition.labels, make)
+    registry.register(made)
+    return made
