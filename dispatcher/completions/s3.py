@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from dispatcher.aws.calls import QUIET, Calls, Operation, Request
 from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
 from dispatcher.aws.faults import code_of, protocol_fault, status_of
+from dispatcher.aws.listings import LISTED, Entry
 from dispatcher.aws.locations import BadLocation, Location, parse_folder, parse_location, split_folder
 from dispatcher.interfaces import Fault, FaultKind, Found, Listing
 from dispatcher.model import FailureReason
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 class S3Completions:
-    """Completions on a client of S3.
+    """Completions on a client of S3 that `dispatcher.aws.clients` has prepared.
 
     `_list_denied` says of each bucket that was listed or probed whether LIST was denied; only this class reads and
     writes it. `_probing` lets one probe run at a time, so that a burst of 403 makes one request.
@@ -50,7 +51,7 @@ class S3Completions:
             page = await self._list(at, token=token)
             if isinstance(page, Fault):
                 return page
-            objects += [_found(at.bucket, entry) for entry in page.get("Contents", [])]
+            objects += [_found(at.bucket, entry) for entry in page[LISTED]]
             token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
             if token is None:
                 return Listing(objects, complete=True)
@@ -111,7 +112,11 @@ class S3Completions:
             Bucket=folder.bucket, Prefix=folder.key, Delimiter="/", MaxKeys=max_keys, **more
         )
         # A page of somebody else, such as a proxy's, would pass for an empty folder.
-        return page if "Name" in page else protocol_fault("NoListing", "the answer to a LIST is no listing")
+        return (
+            page
+            if "Name" in page and LISTED in page
+            else protocol_fault("NoListing", "the answer to a LIST is no listing")
+        )
 
     async def _head(self, at: Location) -> Found:
         answer = await self._client.head_object(Bucket=at.bucket, Key=at.key)
@@ -162,8 +167,9 @@ async def _bounded(body: Any, max_bytes: int) -> AsyncIterator[bytes]:
             return
 
 
-def _found(bucket: str, entry: dict[str, Any]) -> Found:
-    return Found(Location(bucket, entry["Key"]).uri, int(entry["Size"]), entry["LastModified"].timestamp())
+def _found(bucket: str, entry: Entry) -> Found:
+    key, size_bytes, modified_at = entry
+    return Found(f"s3://{bucket}/{key}", size_bytes, modified_at)
 
 
 def _is_hidden(outcome: object) -> bool:

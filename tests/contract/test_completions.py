@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
 from moto.server import ThreadedMotoServer
 
 from dispatcher.aws.clients import ClientSettings, clients
@@ -61,6 +63,18 @@ def completions(s3: Any) -> Completions:
 async def put(s3: Any, key: str, body: bytes = b"result") -> str:
     await s3.put_object(Bucket=BUCKET, Key=key, Body=body)
     return f"s3://{BUCKET}/{key}"
+
+
+async def test_a_listing_says_what_the_sdk_itself_reads_in_it(s3: Any, completions: Completions) -> None:
+    for name in ("plain", "b c+d", "50%25", "a&b<c>'\"", "ü€😀", "tail "):
+        await put(s3, f"odd/{name}.out", name.encode())
+    async with AioSession().create_client("s3", config=AioConfig(s3={"addressing_style": "path"})) as plain:
+        page = await plain.list_objects_v2(Bucket=BUCKET, Prefix="odd/")
+    listing = await completions.list_folder(f"s3://{BUCKET}/odd/")
+    assert isinstance(listing, Listing)
+    assert listing.objects == [
+        Found(f"s3://{BUCKET}/{one['Key']}", one["Size"], one["LastModified"].timestamp()) for one in page["Contents"]
+    ]
 
 
 async def test_a_folder_lists_its_own_objects(s3: Any, completions: Completions) -> None:
