@@ -1,6 +1,7 @@
 """What passes between the event loop and the ledger's thread: calls one way, commits the other."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -67,13 +68,15 @@ class Inbox:
         """No call follows; from the event loop, once."""
         self._calls.put(None)
 
-    def group(self, patience: float | None) -> tuple[list[Call], bool]:
-        """Waits for a call, at most `patience` seconds, then takes what else is there; whether more may come."""
+    def group(self, patience: float | None, gather_seconds: float) -> tuple[list[Call], bool]:
+        """Waits for a call, at most `patience` seconds, and a moment for others to join it; whether more may come."""
         calls: list[Call] = []
         with suppress(Empty):
             while len(calls) < GROUP_CALLS:
                 call = self._calls.get(block=not calls, timeout=patience)
                 if call is None:
                     return calls, False
+                if not calls:
+                    time.sleep(gather_seconds)
                 calls.append(call)
         return calls, True

@@ -7,6 +7,7 @@ the number of moves. If it is not, IllegalMoveError is raised and the caller of 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, assert_never
 
 from dispatcher.ledger import rules
@@ -151,9 +152,9 @@ def _claim(queue: QueueId, row: tuple[Any, ...], route: int | None, *, attempt: 
 def _grouped(moves: Sequence[Move]) -> Iterator[tuple[Step, list[Move]]]:
     """The moves by the statement that applies them. Where a job has several their order counts, so only neighbours are grouped."""
     steps = [(_step(move), move) for move in moves]
-    if len({move.key for move in moves}) == len(moves):
+    if len({step for step, _ in steps}) > 1 and len({move.key for move in moves}) == len(moves):
         steps.sort(key=lambda pair: pair[0].__name__)
-    for step, pairs in groupby(steps, key=lambda pair: pair[0]):
+    for step, pairs in groupby(steps, key=itemgetter(0)):
         yield step, [move for _, move in pairs]
 
 

@@ -9,8 +9,11 @@ from msgspec import Struct
 
 
 class Pace(Struct, frozen=True):
-    """How long without a change until the log is moved into the file, and how long between looks for space on a full disk."""
+    """How long a group gathers, how long without a change until the log is moved into the file, and how long between looks
+    for space on a full disk.
+    """
 
+    gather_seconds: float = 0.002
     idle_seconds: float = 5.0
     retry_seconds: float = 5.0
 
@@ -22,6 +25,11 @@ class Upkeep:
         self._pace = pace
         self._checkpoint_at: float | None = None
         self._look_at: float | None = None
+
+    @property
+    def gather_seconds(self) -> float:
+        """How long the first call of a group waits for others."""
+        return self._pace.gather_seconds
 
     @property
     def full(self) -> bool:

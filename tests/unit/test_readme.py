@@ -2,7 +2,7 @@
 
 import re
 
-from dispatcher.cli.main import EXIT_CODES, cli
+from dispatcher.cli.main import COMMANDS, EXIT_CODES
 from dispatcher.metrics import DEFINITIONS
 from tests.readme import README, printed
 
@@ -19,7 +19,7 @@ def test_every_metric_has_a_row() -> None:
 
 def test_every_command_has_a_row() -> None:
     named = set(re.findall(r"^\| `dispatcher (\w+)", README.read_text("utf-8"), re.MULTILINE))
-    assert named == set(cli.commands)
+    assert named == set(COMMANDS)
 
 
 def test_the_exit_statuses_are_those_of_the_help_text() -> None:
