@@ -11,8 +11,7 @@ Over 300 lines because the table of all metrics stands beside the one object tha
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -383,9 +382,12 @@ class Metrics:
         attempt = _histogram(ATTEMPT, registry)
         in_flight = _gauge(IN_FLIGHT, registry)
         requests = _counter(REQUESTS, registry)
-        self._attempt = {(call, end): attempt.labels(call, end) for call in HOT_OPERATIONS for end in Outcome}
-        self._in_flight = {call: in_flight.labels(call) for call in HOT_OPERATIONS}
-        self._requests = {call: requests.labels(call) for call in Operation}
+        # By their texts, as which they are told.
+        self._attempt = {
+            (call.value, end.value): attempt.labels(call, end) for call in HOT_OPERATIONS for end in Outcome
+        }
+        self._in_flight = {call.value: in_flight.labels(call) for call in HOT_OPERATIONS}
+        self._requests = {call.value: requests.labels(call) for call in Operation}
 
     def _bind_process(self, registry: CollectorRegistry, build: Mapping[str, str]) -> None:
         self._ledger_commit = _histogram(LEDGER_COMMIT, registry).labels()
@@ -429,23 +431,22 @@ class Metrics:
         """A job goes back to be sent again. `reason` is one of RETRY_REASONS."""
         self._retries[reason].inc()
 
-    @contextmanager
-    def on_wire(self, operation: Operation) -> Iterator[None]:
-        """While the block runs, a request is on the wire; only HOT_OPERATIONS are shown."""
+    def request_began(self, operation: str) -> None:
+        """A request of this Operation is on the wire; only HOT_OPERATIONS are shown."""
         gauge = self._in_flight.get(operation)
-        if gauge is None:
-            yield
-            return
-        gauge.inc()
-        try:
-            yield
-        finally:
+        if gauge is not None:
+            gauge.inc()
+
+    def request_over(self, operation: str) -> None:
+        """It is no longer, however that came."""
+        gauge = self._in_flight.get(operation)
+        if gauge is not None:
             gauge.dec()
 
-    def requested(self, operation: Operation, outcome: str, seconds: float) -> None:
-        """A request has ended; `outcome` is a word of Outcome or `missing`. Only HOT_OPERATIONS are timed."""
+    def requested(self, operation: str, outcome: str, seconds: float) -> None:
+        """A request of this Operation has ended; `outcome` is a word of Outcome or `missing`. Only HOT_OPERATIONS are timed."""
         self._requests[operation].inc()
-        timed = self._attempt.get((operation, Outcome(outcome))) if operation in self._in_flight else None
+        timed = self._attempt.get((operation, outcome))
         if timed is not None:
             timed.observe(seconds)
 

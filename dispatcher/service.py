@@ -8,8 +8,8 @@
 Any part that dies takes the process down: the ledger is made for that, and half a dispatcher loses time, not jobs.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -22,14 +22,13 @@ from dispatcher.aws.deadlines import Deadline
 from dispatcher.completions.s3 import S3Completions
 from dispatcher.engine import Engine
 from dispatcher.formats.payloads import empty_spill
-from dispatcher.interfaces import Stager
-from dispatcher.ledger.sqlite import SqliteLedger, open_sqlite
-from dispatcher.metrics import Metrics, Operation
+from dispatcher.ledger.sqlite import open_sqlite
+from dispatcher.metrics import Metrics
 from dispatcher.model import (
     EndpointName,
 )
 from dispatcher.settings import Settings
-from dispatcher.transports.sagemaker import SdkInvoker
+from dispatcher.transports.choosing import Transports, transports
 from dispatcher.transports.staging import SdkStager
 
 log = structlog.get_logger(__name__)
@@ -51,39 +50,37 @@ async def engine(settings: Settings, ledger_path: Path, registry: CollectorRegis
         log.info("AWS endpoints", region=opened.region, **{k.replace("-", "_"): v for k, v in opened.endpoints.items()})
         work = work_folder(ledger_path)
         await anyio.to_thread.run_sync(_make_work, work, {file.data_path for file in await ledger.files()})
-        made = _make(settings, opened, ledger, metrics, endpoints, work)
+        calls, deadline = _calls(metrics), Deadline(base_seconds=settings.attempt_seconds)
+        chosen = await stack.enter_async_context(_transports(settings, opened, len(endpoints), deadline, calls))
+        made = Engine(
+            settings,
+            ledger=ledger,
+            wal_bytes=ledger.wal_bytes,
+            metrics=metrics,
+            invoker=chosen.invoker,
+            stager=chosen.stager,
+            completions=S3Completions(opened.s3, deadline=deadline, calls=calls),
+            endpoints=endpoints,
+            work=work,
+        )
         stack.callback(made.close)
         await made.recover()
         yield made
 
 
-def _make(
-    settings: Settings,
-    opened: Clients,
-    ledger: SqliteLedger,
-    metrics: Metrics,
-    endpoints: Sequence[EndpointName],
-    work: Path,
-) -> Engine:
-    calls = Calls(
-        observe=lambda operation, outcome, seconds: metrics.requested(Operation(operation), outcome, seconds),
-        track=lambda operation: metrics.on_wire(Operation(operation)),
-    )
-    deadline = Deadline(base_seconds=settings.attempt_seconds)
-    return Engine(
-        settings,
-        ledger=ledger,
-        wal_bytes=ledger.wal_bytes,
-        metrics=metrics,
-        invoker=SdkInvoker(opened.sagemaker, deadline=deadline, calls=calls),
-        stager=_stager(settings, opened, deadline, calls),
-        completions=S3Completions(opened.s3, deadline=deadline, calls=calls),
-        endpoints=endpoints,
-        work=work,
-    )
+def _calls(metrics: Metrics) -> Calls:
+    return Calls(observe=metrics.requested, began=metrics.request_began, over=metrics.request_over)
 
 
-def _stager(settings: Settings, opened: Clients, deadline: Deadline, calls: Calls) -> Stager | None:
+def _transports(
+    settings: Settings, opened: Clients, endpoints: int, deadline: Deadline, calls: Calls
+) -> AbstractAsyncContextManager[Transports]:
+    staging = _staging(settings, opened, deadline, calls)
+    most = _most_in_flight(settings, endpoints)
+    return transports(settings.client, opened, staging, connections=most, deadline=deadline, calls=calls)
+
+
+def _staging(settings: Settings, opened: Clients, deadline: Deadline, calls: Calls) -> SdkStager | None:
     if settings.staging is None:
         return None
     tags = dict(tag.split("=", 1) for tag in settings.staging_tags)
@@ -101,9 +98,13 @@ def _stager(settings: Settings, opened: Clients, deadline: Deadline, calls: Call
 
 
 def _client_settings(settings: Settings, endpoints: int) -> ClientSettings:
-    # Every lane may have all its attempts on the wire, and the tracker looks beside them.
-    most = settings.max_in_flight * max(1, endpoints) + 64
+    most = _most_in_flight(settings, endpoints)
     return ClientSettings(max_in_flight=most, expect_continue=settings.expect_continue)
+
+
+def _most_in_flight(settings: Settings, endpoints: int) -> int:
+    """Every lane may have all its attempts on the wire, and the tracker looks beside them."""
+    return settings.max_in_flight * max(1, endpoints) + 64
 
 
 def work_folder(ledger_path: Path) -> Path:

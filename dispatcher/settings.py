@@ -268,6 +268,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra=_about("switch", "without it a PutObject took 43 ms instead of 84 at a round trip of 40 ms"),
         ),
     ] = False
+    client: Annotated[
+        Literal["lean", "sdk"],
+        Meta(
+            description="What sends InvokeEndpointAsync and PutObject: a lean client that makes the SDK's own requests, or the SDK.",
+            extra=_about(
+                "choice",
+                "the same requests at a fraction of the cost; where it cannot make them, the SDK sends and the log says why",
+            ),
+        ),
+    ] = "lean"
     chosen_keys: Annotated[
         bool,
         Meta(

@@ -1,15 +1,16 @@
 """One request to AWS: bounded in time, counted, timed, its errors turned into values.
 
-Everything that talks to AWS goes through `Calls.send`. It raises nothing but cancellation; a cancelled call is not observed,
-because it has no outcome. Hooks of the SDK tell how far a call has come, so that one that failed before it was given to the
-network, such as one whose credentials could not be had in time, is known not to have been sent.
+Everything that talks to AWS through the SDK goes through `Calls.send`; `Calls.watch` tells of what goes another way. They
+raise nothing but cancellation; a cancelled call is not observed, because it has no outcome. Hooks of the SDK tell how far a
+call has come, so that one that failed before it was given to the network, such as one whose credentials could not be had in
+time, is known not to have been sent.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from enum import Enum
+from time import monotonic
 from typing import Any, Literal, TypeVar, cast
 
 from botocore.exceptions import ClientError
@@ -32,24 +33,24 @@ Missing = Callable[[ClientError], bool]
 Observe = Callable[[Operation, str, float], None]
 """Takes a request's operation, its outcome (`ok`, `missing` or a FaultKind) and its seconds; must not wait."""
 
-Track = Callable[[Operation], AbstractContextManager[None]]
-"""Makes the context that a request of this operation is on the wire in."""
+Note = Callable[[Operation], None]
+"""Is told that a request of this operation begins, or is over, however; must not wait."""
 
 
 def unobserved(operation: Operation, outcome: str, seconds: float) -> None:
     """An Observe that looks away."""
 
 
-def untracked(operation: Operation) -> AbstractContextManager[None]:
-    """A Track that looks away."""
-    return nullcontext()
+def unnoted(operation: Operation) -> None:
+    """A Note that looks away."""
 
 
 class Calls(Struct, frozen=True):
-    """Sends requests and tells `observe` and `track` of each."""
+    """Sends requests, and tells of each."""
 
     observe: Observe = unobserved
-    track: Track = untracked
+    began: Note = unnoted
+    over: Note = unnoted
 
     async def send(self, operation: Operation, seconds: float, request: Request[T]) -> T | Fault:
         """Makes the request within `seconds`."""
@@ -60,11 +61,17 @@ class Calls(Struct, frozen=True):
         self, operation: Operation, seconds: float, request: Request[T], missing: Missing
     ) -> T | Fault | None:
         """As `send`; None where `missing` says that the answer means so."""
-        now = asyncio.get_running_loop().time
-        started = now()
-        with self.track(operation):
-            outcome = await _attempt(operation, seconds, request, missing)
-        self.observe(operation, _word(outcome), now() - started)
+        return await self.watch(operation, _attempt(operation, seconds, request, missing))
+
+    async def watch(self, operation: Operation, request: Awaitable[T]) -> T:
+        """Tells of a request that sees to its own deadline and raises nothing but cancellation."""
+        started = monotonic()
+        self.began(operation)
+        try:
+            outcome = await request
+        finally:
+            self.over(operation)
+        self.observe(operation, _word(outcome), monotonic() - started)
         return outcome
 
 
@@ -141,5 +148,5 @@ def _never(error: ClientError) -> bool:
 
 def _word(outcome: object) -> str:
     if isinstance(outcome, Fault):
-        return outcome.kind
+        return outcome.kind.value
     return "missing" if outcome is None else "ok"

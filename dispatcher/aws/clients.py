@@ -5,6 +5,7 @@ it waits for a connection, so the pool must hold as many connections as there ma
 credentials and endpoint URLs come from the SDK's own chain; a fault in them ends the start with a UsageError.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -47,10 +48,15 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
 
 
 class Clients(Struct, frozen=True, kw_only=True):
-    """Open clients, and what the service logs of them. `endpoints` are the effective URLs by service."""
+    """Open clients, and what the service logs of them. `endpoints` are the effective URLs by service.
+
+    `credentials` are the SDK's own object, which all clients share; `ca_bundle` the one that was chosen, if any.
+    """
 
     sagemaker: Any
     s3: Any
+    credentials: Any
+    ca_bundle: str | None
     region: str
     endpoints: dict[str, str]
 
@@ -60,7 +66,7 @@ async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
     """Opens the session's clients; closes them at the end. Raises UsageError for what a person has to put right."""
     session = _session(settings)
     region = _region(session)
-    await _check_credentials(session)
+    credentials = await _check_credentials(session)
     async with AsyncExitStack() as stack:
         # One after the other: the SDK's credential cache has no lock for clients that are made at the same time.
         sagemaker = await _client(stack, session, "sagemaker-runtime", region, settings)
@@ -68,7 +74,14 @@ async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
         s3 = await _client(stack, session, "s3", region, settings)
         _prepare_s3(s3, settings.expect_continue)
         endpoints = {"sagemaker-runtime": sagemaker.meta.endpoint_url, "s3": s3.meta.endpoint_url}
-        yield Clients(sagemaker=sagemaker, s3=s3, region=region, endpoints=endpoints)
+        yield Clients(
+            sagemaker=sagemaker,
+            s3=s3,
+            credentials=credentials,
+            ca_bundle=session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or None,
+            region=region,
+            endpoints=endpoints,
+        )
 
 
 def _session(settings: ClientSettings) -> AioSession:
@@ -91,7 +104,7 @@ def _region(session: AioSession) -> str:
     return str(region)
 
 
-async def _check_credentials(session: AioSession) -> None:
+async def _check_credentials(session: AioSession) -> Any:
     """Resolves the credentials once, so that a missing or broken provider is found before anything is claimed."""
     try:
         credentials = await session.get_credentials()
@@ -105,6 +118,7 @@ async def _check_credentials(session: AioSession) -> None:
         raise UsageError(
             "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run with a role"
         )
+    return credentials
 
 
 async def _client(

@@ -7,7 +7,8 @@ What the SDK does with a body that can be read and sought (botocore 1.43, aiobot
   CRC-32 header, once for the SHA-256 of the signature. Then aiohttp reads it a third time, in a thread.
 
 So over https the body is read by a thread, and over http a big one gets its CRC-32 from a thread and goes with an unsigned
-payload. What is small and in memory goes the SDK's way.
+payload. What is small and in memory goes the SDK's way; so does, over https, what is to have no checksum
+(`AWS_REQUEST_CHECKSUM_CALCULATION=when_required`): the SDK then hashes the body on the event loop.
 """
 
 import asyncio
@@ -102,7 +103,7 @@ async def spare_the_loop(params: dict[str, Any], **_: Any) -> None:
     """Hook of the SDK, called before a PUT is signed and sent; `params` is the SDK's request."""
     body = params["body"]
     if params["url"].startswith("https:"):
-        if isinstance(body, SliceReader):
+        if isinstance(body, SliceReader) and _is_chunked(params["context"]):
             params["body"] = _ThreadReads(body)
     elif _size(body) > BIG_BODY_BYTES:
         params["headers"][_CRC_HEADER] = await asyncio.to_thread(_crc_header, body)
@@ -119,6 +120,12 @@ class _ThreadReads:
 
     async def read(self, size: int = -1) -> bytes:
         return await asyncio.to_thread(self._reader.read, size)
+
+
+def _is_chunked(context: dict[str, Any]) -> bool:
+    """Whether the checksum comes behind the body. Else the SDK hashes the body before, and its signer awaits nothing."""
+    algorithm = context.get("checksum", {}).get("request_algorithm")
+    return isinstance(algorithm, dict) and algorithm.get("in") == "trailer"
 
 
 def _size(body: Any) -> int:

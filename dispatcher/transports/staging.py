@@ -50,23 +50,24 @@ class SdkStager:
         try:
             reader = await asyncio.to_thread(open_slice, payload)
         except PayloadGoneError as error:
-            return _gone(str(error))
+            return gone(str(error))
         with reader:
             outcome = await self._put(key, reader, payload.length, content_type)
-            return _gone("it became shorter while it was being sent") if reader.gone else outcome
+            return gone("it became shorter while it was being sent") if reader.gone else outcome
 
     async def discard(self, key: str) -> Fault | None:
         """See Stager."""
-        outcome = await self._calls.send("DeleteObject", self._deadline.seconds(), partial(self._delete, self._at(key)))
+        outcome = await self._calls.send("DeleteObject", self._deadline.seconds(), partial(self._delete, self.at(key)))
         return outcome if isinstance(outcome, Fault) else None
 
     async def _put(
         self, key: str, body: io.BytesIO | SliceReader, size_bytes: int, content_type: str | None
     ) -> str | Fault:
-        request = partial(self._upload, self._at(key), body, content_type)
+        request = partial(self.upload, self.at(key), body, content_type)
         return await self._calls.send("PutObject", self._deadline.seconds(size_bytes), request)
 
-    async def _upload(self, at: Location, body: io.BytesIO | SliceReader, content_type: str | None) -> str:
+    async def upload(self, at: Location, body: io.BytesIO | SliceReader, content_type: str | None) -> str:
+        """The call of the SDK, with what it raises."""
         typed = {} if content_type is None else {"ContentType": content_type}
         await self._client.put_object(Bucket=at.bucket, Key=at.key, Body=body, **typed, **self._extra)
         return at.uri
@@ -75,7 +76,8 @@ class SdkStager:
         await self._client.delete_object(Bucket=at.bucket, Key=at.key, **self._owner)
         return at.uri
 
-    def _at(self, key: str) -> Location:
+    def at(self, key: str) -> Location:
+        """Where the payload of that key lies."""
         return Location(self._folder.bucket, self._folder.key + key)
 
 
@@ -96,7 +98,8 @@ def _tagging(tags: dict[str, str] | None) -> dict[str, str]:
     return {"Tagging": urlencode(tags)} if tags else {}
 
 
-def _gone(why: str) -> Fault:
+def gone(why: str) -> Fault:
+    """The payload's file is not what the job said."""
     return Fault(
         kind=FaultKind.REFUSED,
         reason=FailureReason.PAYLOAD_GONE,

@@ -4,6 +4,7 @@ A case that passes on all three is how S3 behaves; the sandbox may not have an o
 """
 
 import hashlib
+import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.sandboxes import client
+from dispatcher.aws.clients import ClientSettings, clients
+from dispatcher.transports.choosing import Kind
+from tests.sandboxes import KEY_ID, SECRET
+from tests.sandboxes import client as sdk_client
+from tests.scripted import aws_environment
 from tests.servers import moto, sandbox, seaweed
+from tests.transports import on_both_kinds, staging
 
 KINDS = {"sandbox": sandbox, "moto": moto, "seaweed": seaweed}
 
@@ -25,7 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def s3(url: str) -> Iterator[Any]:
-    with client("s3", url) as made:
+    with sdk_client("s3", url) as made:
         yield made
 
 
@@ -203,6 +209,24 @@ def test_a_get_may_ask_for_what_it_knows(s3: Any, bucket: str) -> None:
     assert read(s3, bucket, "k", IfMatch=etag) == b"x"
     assert error_of(s3.get_object, Bucket=bucket, Key="k", IfMatch='"other"') == (412, "PreconditionFailed")
     assert error_of(s3.get_object, Bucket=bucket, Key="k", IfNoneMatch=etag)[0] == 304
+
+
+@on_both_kinds
+@pytest.mark.parametrize("key", ["plain", "with space/a+b", "50%/ü/~!*'()", "a=b&c"])
+@pytest.mark.parametrize("size", [0, 1_000, 3_000_000])
+async def test_what_a_stager_puts_can_be_read_back(
+    client: Kind, key: str, size: int, url: str, s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws_environment(monkeypatch, url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    payload = os.urandom(size)
+    async with (
+        clients(ClientSettings(max_in_flight=2)) as opened,
+        staging(client, opened, f"s3://{bucket}/in", tags={"a b": "c=d"}) as stager,
+    ):
+        assert await stager.stage(key, payload, "text/plain; charset=utf-8") == f"s3://{bucket}/in/{key}"
+    assert read(s3, bucket, f"in/{key}") == payload
 
 
 def test_a_large_object_travels_whole(s3: Any, bucket: str) -> None:

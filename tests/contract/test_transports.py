@@ -1,8 +1,8 @@
-"""What every Invoker and every Stager promises, asked of the SDK's against servers on loopback."""
+"""What every Invoker and every Stager promises, asked of the lean ones and of the SDK's against servers on loopback."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -13,9 +13,9 @@ from dispatcher.aws.clients import Clients, ClientSettings, clients
 from dispatcher.interfaces import Fault, FaultKind, FileSlice, Invocation, Invoker, Stager
 from dispatcher.model import EndpointName, FailureReason, InferenceId, Receipt
 from dispatcher.sandbox.process import Sandbox, start_sandbox
-from dispatcher.transports.sagemaker import SdkInvoker
-from dispatcher.transports.staging import SdkStager
+from dispatcher.transports.choosing import Kind
 from tests.scripted import aws_environment
+from tests.transports import invoking, staging
 
 BUCKET = "sandbox-in"
 SETTINGS = ClientSettings(max_in_flight=8)
@@ -50,9 +50,16 @@ def observed() -> list[tuple[str, str]]:
     return []
 
 
+@pytest.fixture(params=["lean", "sdk"])
+def client(request: pytest.FixtureRequest) -> Kind:
+    return cast(Kind, request.param)
+
+
 @pytest.fixture
-def invoker(sdk: Clients, observed: list[tuple[str, str]]) -> Invoker:
-    return SdkInvoker(sdk.sagemaker, calls=Calls(observe=lambda name, outcome, _: observed.append((name, outcome))))
+async def invoker(sdk: Clients, client: Kind, observed: list[tuple[str, str]]) -> AsyncIterator[Invoker]:
+    calls = Calls(observe=lambda name, outcome, _: observed.append((name, outcome)))
+    async with invoking(client, sdk, calls=calls) as found:
+        yield found
 
 
 INLINE = Invocation(
@@ -170,7 +177,7 @@ def moto_url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sandbox", "moto"])
-async def s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+async def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Clients]:
     if request.param == "sandbox":
         request.getfixturevalue("sandbox")
     else:
@@ -178,12 +185,19 @@ async def s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     async with clients(SETTINGS) as opened:
         if request.param == "moto":
             await opened.s3.create_bucket(Bucket=BUCKET)
-        yield opened.s3
+        yield opened
 
 
 @pytest.fixture
-def stager(s3: Any) -> Stager:
-    return SdkStager(s3, f"s3://{BUCKET}/staged/", tags={"job": "a b=c+d"})
+def s3(opened: Clients) -> Any:
+    return opened.s3
+
+
+@pytest.fixture
+async def stager(opened: Clients, client: Kind, observed: list[tuple[str, str]]) -> AsyncIterator[Stager]:
+    calls = Calls(observe=lambda name, outcome, _: observed.append((name, outcome)))
+    async with staging(client, opened, f"s3://{BUCKET}/staged/", calls=calls, tags={"job": "a b=c+d"}) as found:
+        yield found
 
 
 async def stored(s3: Any, location: str) -> bytes:
@@ -211,6 +225,11 @@ async def test_a_slice_of_a_file_is_staged_and_nothing_around_it(
     assert await stored(s3, location) == data[offset : offset + length]
 
 
+async def test_a_put_is_told_once(stager: Stager, observed: list[tuple[str, str]]) -> None:
+    await stager.stage("k", b"x", None)
+    assert observed == [("PutObject", "ok")]
+
+
 async def test_staging_again_overwrites(s3: Any, stager: Stager) -> None:
     await stager.stage("k", b"first", None)
     location = await stager.stage("k", b"second", None)
@@ -226,8 +245,9 @@ async def test_a_payload_that_is_gone_is_the_jobs_fault(stager: Stager, tmp_path
         assert (fault.kind, fault.reason) == (FaultKind.REFUSED, FailureReason.PAYLOAD_GONE)
 
 
-async def test_a_bucket_that_is_not_there_is_trouble_of_the_lane(s3: Any) -> None:
-    fault = await SdkStager(s3, "s3://no-such-bucket-here").stage("k", b"x", None)
+async def test_a_bucket_that_is_not_there_is_trouble_of_the_lane(opened: Clients, client: Kind) -> None:
+    async with staging(client, opened, "s3://no-such-bucket-here") as stager:
+        fault = await stager.stage("k", b"x", None)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (FaultKind.TROUBLE, FailureReason.BUCKET)
 

@@ -19,8 +19,9 @@ from dispatcher.aws.uploads import SliceReader
 from dispatcher.interfaces import FileSlice
 from dispatcher.sandbox.process import sandbox_process
 from dispatcher.sandbox.settings import Settings
-from dispatcher.transports.staging import SdkStager
+from dispatcher.transports.choosing import Kind
 from tests.scripted import aws_environment
+from tests.transports import on_both_kinds, staging
 
 BIG_BYTES = 150_000_000
 
@@ -73,11 +74,13 @@ async def digest(sdk: Clients, key: str) -> str:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000_000, (1 << 20) + 1, 5_000_000])
-async def test_a_slice_arrives_as_it_is(sdk: Clients, tmp_path: Path, size: int) -> None:
+@on_both_kinds
+async def test_a_slice_arrives_as_it_is(sdk: Clients, client: Kind, tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
     (tmp_path / "payload").write_bytes(b"before" + data + b"after")
     piece = FileSlice(str(tmp_path / "payload"), 6, size)
-    assert await SdkStager(sdk.s3, "s3://sandbox-in").stage("k", piece, None) == "s3://sandbox-in/k"
+    async with staging(client, sdk, "s3://sandbox-in") as stager:
+        assert await stager.stage("k", piece, None) == "s3://sandbox-in/k"
     assert await digest(sdk, "k") == hashlib.sha256(data).hexdigest()
 
 
@@ -102,14 +105,15 @@ async def test_a_big_file_is_never_read_on_the_event_loop(sdk: Clients, tmp_path
     assert threading.get_ident() not in body.threads
 
 
-async def test_a_big_file_is_never_held_in_memory(sdk: Clients, tmp_path: Path) -> None:
+@on_both_kinds
+async def test_a_big_file_is_never_held_in_memory(sdk: Clients, client: Kind, tmp_path: Path) -> None:
     path = tmp_path / "payload"
     chunk = os.urandom(1 << 20)
     with path.open("wb") as file:
         file.writelines(chunk for _ in range(BIG_BYTES >> 20))
-    stager = SdkStager(sdk.s3, "s3://sandbox-in")
-    await stager.stage("warm", FileSlice(str(path), 0, 3_000_000), None)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert await stager.stage("k", FileSlice(str(path), 0, path.stat().st_size), None) == "s3://sandbox-in/k"
+    async with staging(client, sdk, "s3://sandbox-in") as stager:
+        await stager.stage("warm", FileSlice(str(path), 0, 3_000_000), None)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert await stager.stage("k", FileSlice(str(path), 0, path.stat().st_size), None) == "s3://sandbox-in/k"
     grown_bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown_bytes < BIG_BYTES / 4

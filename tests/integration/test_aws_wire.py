@@ -16,8 +16,7 @@ from dispatcher.aws.deadlines import Deadline
 from dispatcher.completions.s3 import S3Completions
 from dispatcher.interfaces import Fault, FaultKind, FileSlice, Invocation
 from dispatcher.model import EndpointName, FailureReason, InferenceId, Receipt
-from dispatcher.transports.sagemaker import SdkInvoker
-from dispatcher.transports.staging import SdkStager
+from dispatcher.transports.choosing import Kind
 from tests.scripted import (
     Act,
     ScriptedServer,
@@ -35,6 +34,7 @@ from tests.scripted import (
     resets_at_once,
     scripted_server,
 )
+from tests.transports import invoking, on_both_kinds, staging
 
 SOON = Deadline(base_seconds=0.3, bytes_per_second=1e12)
 LATER = Deadline(base_seconds=20)
@@ -65,9 +65,11 @@ async def against(
             yield opened, server
 
 
-async def invoked(patch: pytest.MonkeyPatch, act: Act, deadline: Deadline, job: Invocation = JOB) -> Receipt | Fault:
-    async with against(patch, act) as (opened, server):
-        outcome = await SdkInvoker(opened.sagemaker, deadline=deadline).invoke(job)
+async def invoked(
+    patch: pytest.MonkeyPatch, client: Kind, act: Act, deadline: Deadline, job: Invocation = JOB
+) -> Receipt | Fault:
+    async with against(patch, act) as (opened, server), invoking(client, opened, deadline) as invoker:
+        outcome = await invoker.invoke(job)
         assert len(server.heard) <= 1, "one call is one request"
         return outcome
 
@@ -113,30 +115,38 @@ WIRE: list[tuple[str, Act, Deadline, FaultKind, str]] = [
 
 
 @pytest.mark.parametrize(("act", "deadline", "kind", "reason"), [row[1:] for row in WIRE], ids=[row[0] for row in WIRE])
+@on_both_kinds
 async def test_what_goes_wrong_becomes_a_fault(
-    monkeypatch: pytest.MonkeyPatch, act: Act, deadline: Deadline, kind: FaultKind, reason: str
+    monkeypatch: pytest.MonkeyPatch, client: Kind, act: Act, deadline: Deadline, kind: FaultKind, reason: str
 ) -> None:
-    fault = await invoked(monkeypatch, act, deadline)
+    fault = await invoked(monkeypatch, client, act, deadline)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (kind, FailureReason(reason))
     assert fault.message
 
 
-async def test_a_receipt_is_what_the_202_says(monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_kinds
+async def test_a_receipt_is_what_the_202_says(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
     receipt = await invoked(
-        monkeypatch, accepts("id-1", "https://bkt.s3.us-east-1.amazonaws.com/a%20b", "s3://bkt-f/x"), LATER
+        monkeypatch, client, accepts("id-1", "https://bkt.s3.us-east-1.amazonaws.com/a%20b", "s3://bkt-f/x"), LATER
     )
     assert receipt == Receipt("https://bkt.s3.us-east-1.amazonaws.com/a%20b", "s3://bkt-f/x")
 
 
 @pytest.mark.parametrize("failure", [None, "", "nonsense"])
-async def test_a_failure_location_may_be_missing(monkeypatch: pytest.MonkeyPatch, failure: str | None) -> None:
-    assert await invoked(monkeypatch, accepts("id-1", failure=failure), LATER) == Receipt("s3://out/a.out", None)
+@on_both_kinds
+async def test_a_failure_location_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, client: Kind, failure: str | None
+) -> None:
+    assert await invoked(monkeypatch, client, accepts("id-1", failure=failure), LATER) == Receipt(
+        "s3://out/a.out", None
+    )
 
 
-async def test_every_field_travels_in_its_own_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with against(monkeypatch, accepts("id-1")) as (opened, server):
-        await SdkInvoker(opened.sagemaker).invoke(JOB)
+@on_both_kinds
+async def test_every_field_travels_in_its_own_header(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
+    async with against(monkeypatch, accepts("id-1")) as (opened, server), invoking(client, opened) as invoker:
+        await invoker.invoke(JOB)
     heard = server.heard[0]
     assert (heard.method, heard.target, heard.body) == ("POST", "/endpoints/e-1/async-invocations", b"payload")
     prefix = "x-amzn-sagemaker-"
@@ -150,42 +160,54 @@ async def test_every_field_travels_in_its_own_header(monkeypatch: pytest.MonkeyP
     }
 
 
-async def test_a_hint_when_to_come_back_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_kinds
+async def test_a_hint_when_to_come_back_is_passed_on(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
     body = json.dumps({"message": "Rate exceeded"}).encode()
     headers = {"x-amzn-ErrorType": "ThrottlingException:http://x/", "x-amz-retry-after": "2500"}
-    fault = await invoked(monkeypatch, answers(400, body, headers), LATER)
+    fault = await invoked(monkeypatch, client, answers(400, body, headers), LATER)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.code, fault.retry_after_seconds) == (T, "ThrottlingException", 2.5)
 
 
-async def test_too_large_without_a_body_is_no_matter_of_inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    fault = await invoked(monkeypatch, answers(413), LATER, replace(JOB, body=None, input_location="s3://bkt/k"))
+@on_both_kinds
+async def test_too_large_without_a_body_is_no_matter_of_inline(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
+    fault = await invoked(
+        monkeypatch, client, answers(413), LATER, replace(JOB, body=None, input_location="s3://bkt/k")
+    )
     assert isinstance(fault, Fault)
     assert fault.reason is FailureReason.VALIDATION_ERROR
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b"])
-async def test_a_header_that_cannot_be_written_is_the_jobs_fault(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    fault = await invoked(monkeypatch, accepts("id-1"), LATER, replace(JOB, custom_attributes=value))
+@on_both_kinds
+async def test_a_header_that_cannot_be_written_is_the_jobs_fault(
+    monkeypatch: pytest.MonkeyPatch, client: Kind, value: str
+) -> None:
+    fault = await invoked(monkeypatch, client, accepts("id-1"), LATER, replace(JOB, custom_attributes=value))
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (R, FailureReason.VALIDATION_ERROR)
     assert "Evil" not in fault.message
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "https://127.0.0.1:{port}", "http://name.invalid:{port}"])
-async def test_what_was_never_sent_is_known_not_to_be(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+@on_both_kinds
+async def test_what_was_never_sent_is_known_not_to_be(monkeypatch: pytest.MonkeyPatch, client: Kind, url: str) -> None:
     aws_environment(monkeypatch, url.format(port=closed_port()))
-    async with clients(ClientSettings(max_in_flight=1)) as opened:
-        fault = await SdkInvoker(opened.sagemaker).invoke(JOB)
+    async with clients(ClientSettings(max_in_flight=1)) as opened, invoking(client, opened) as invoker:
+        fault = await invoker.invoke(JOB)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (N, FailureReason.NETWORK)
 
 
-async def test_a_handshake_that_fails_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_kinds
+async def test_a_handshake_that_fails_sent_nothing(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
     async with scripted_server(answers_raw(b"this is not TLS")) as server:
         aws_environment(monkeypatch, f"https://127.0.0.1:{server.port}")
-        async with clients(ClientSettings(max_in_flight=1, connect_timeout_seconds=0.3)) as opened:
-            fault = await SdkInvoker(opened.sagemaker).invoke(JOB)
+        async with (
+            clients(ClientSettings(max_in_flight=1, connect_timeout_seconds=0.3)) as opened,
+            invoking(client, opened) as invoker,
+        ):
+            fault = await invoker.invoke(JOB)
     assert isinstance(fault, Fault)
     assert fault.kind is N
 
@@ -196,25 +218,32 @@ async def test_credentials_that_come_too_late_sent_nothing(monkeypatch: pytest.M
 
     async with against(monkeypatch, accepts("id-1")) as (opened, server):
         opened.sagemaker.meta.events.register("before-sign.sagemaker-runtime", hang)
-        fault = await SdkInvoker(opened.sagemaker, deadline=SOON).invoke(JOB)
+        async with invoking("sdk", opened, SOON) as invoker:
+            fault = await invoker.invoke(JOB)
         assert isinstance(fault, Fault)
         assert (fault.kind, fault.reason) == (N, FailureReason.TIMEOUT)
         assert not server.heard
 
 
-async def test_a_request_on_a_connection_that_dies_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_kinds
+async def test_a_request_on_a_connection_that_dies_is_not_made_twice(
+    monkeypatch: pytest.MonkeyPatch, client: Kind
+) -> None:
     async with against(monkeypatch, accepts("id-1"), resets_after_reading, accepts("id-1")) as (opened, server):
-        invoker = SdkInvoker(opened.sagemaker)
-        assert isinstance(await invoker.invoke(JOB), Receipt)
-        fault = await invoker.invoke(JOB)
+        async with invoking(client, opened) as invoker:
+            assert isinstance(await invoker.invoke(JOB), Receipt)
+            fault = await invoker.invoke(JOB)
         assert isinstance(fault, Fault)
         assert fault.kind is U
         assert len(server.heard) == 2
 
 
-async def test_a_slot_is_free_again_after_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with against(monkeypatch, *[hangs_after_reading] * 4, accepts("id-1")) as (opened, _):
-        invoker = SdkInvoker(opened.sagemaker, deadline=SOON)
+@on_both_kinds
+async def test_a_slot_is_free_again_after_a_deadline(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
+    async with (
+        against(monkeypatch, *[hangs_after_reading] * 4, accepts("id-1")) as (opened, _),
+        invoking(client, opened, SOON) as invoker,
+    ):
         stuck = await asyncio.gather(*(invoker.invoke(JOB) for _ in range(4)))
         assert [fault.kind for fault in stuck if isinstance(fault, Fault)] == [U] * 4
         assert isinstance(await invoker.invoke(JOB), Receipt), "the pool holds 4, and none is stuck"
@@ -223,12 +252,16 @@ async def test_a_slot_is_free_again_after_a_deadline(monkeypatch: pytest.MonkeyP
 # --- staging ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_put_does_not_ask_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_kinds
+async def test_a_put_does_not_ask_to_go_on(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
     async with against(monkeypatch, answers(200)) as (opened, server):
-        stager = SdkStager(
-            opened.s3, "s3://bkt", sse_kms_key_id="key-1", tags={"a": "b c"}, expected_bucket_owner="123456789012"
-        )
-        assert await stager.stage("k", b"x", "text/plain") == "s3://bkt/k"
+        more: dict[str, Any] = {
+            "sse_kms_key_id": "key-1",
+            "tags": {"a": "b c"},
+            "expected_bucket_owner": "123456789012",
+        }
+        async with staging(client, opened, "s3://bkt", **more) as stager:
+            assert await stager.stage("k", b"x", "text/plain") == "s3://bkt/k"
     headers = server.heard[0].headers
     assert "expect" not in headers
     assert headers["content-type"] == "text/plain"
@@ -237,28 +270,38 @@ async def test_a_put_does_not_ask_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert headers["x-amz-expected-bucket-owner"] == "123456789012"
 
 
-async def test_a_put_may_be_told_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with against(monkeypatch, answers(200), expect_continue=True) as (opened, server):
-        assert await SdkStager(opened.s3, "s3://bkt").stage("k", b"x", None) == "s3://bkt/k"
+@on_both_kinds
+async def test_a_put_may_be_told_to_ask(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
+    async with (
+        against(monkeypatch, answers(200), expect_continue=True) as (opened, server),
+        staging(client, opened, "s3://bkt") as stager,
+    ):
+        assert await stager.stage("k", b"x", None) == "s3://bkt/k"
     assert server.heard[0].headers["expect"] == "100-continue"
     assert server.heard[0].body == b"x"
 
 
 @pytest.mark.parametrize("expect_continue", [True, False])
+@on_both_kinds
 async def test_a_peer_that_takes_no_body_is_left_at_the_deadline(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expect_continue: bool
+    monkeypatch: pytest.MonkeyPatch, client: Kind, tmp_path: Path, expect_continue: bool
 ) -> None:
     path = tmp_path / "big"
     path.touch()
     os.truncate(path, 64 << 20)
-    async with against(monkeypatch, never_continues, expect_continue=expect_continue) as (opened, _):
-        stager = SdkStager(opened.s3, "s3://bkt", deadline=SOON)
+    async with (
+        against(monkeypatch, never_continues, expect_continue=expect_continue) as (opened, _),
+        staging(client, opened, "s3://bkt", SOON) as stager,
+    ):
         fault = await stager.stage("k", FileSlice(str(path), 0, 64 << 20), None)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (U, FailureReason.TIMEOUT)
 
 
-async def test_a_file_cut_while_it_is_sent_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@on_both_kinds
+async def test_a_file_cut_while_it_is_sent_is_gone(
+    monkeypatch: pytest.MonkeyPatch, client: Kind, tmp_path: Path
+) -> None:
     path = tmp_path / "big"
     path.touch()
     os.truncate(path, 64 << 20)
@@ -270,8 +313,8 @@ async def test_a_file_cut_while_it_is_sent_is_gone(monkeypatch: pytest.MonkeyPat
             pass
         return False
 
-    async with against(monkeypatch, cuts_the_file) as (opened, _):
-        fault = await SdkStager(opened.s3, "s3://bkt").stage("k", FileSlice(str(path), 0, 64 << 20), None)
+    async with against(monkeypatch, cuts_the_file) as (opened, _), staging(client, opened, "s3://bkt") as stager:
+        fault = await stager.stage("k", FileSlice(str(path), 0, 64 << 20), None)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (R, FailureReason.PAYLOAD_GONE)
 

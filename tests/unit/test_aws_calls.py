@@ -1,8 +1,6 @@
 """What is told of each request."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from botocore.exceptions import ClientError
@@ -18,19 +16,11 @@ class Witness:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
         self.open: list[str] = []
-        self.calls = Calls(observe=self.observe, track=self.track)
+        self.calls = Calls(observe=self.observe, began=self.open.append, over=self.open.remove)
 
     def observe(self, operation: Operation, outcome: str, seconds: float) -> None:
         assert seconds >= 0
         self.seen.append((operation, outcome))
-
-    @contextmanager
-    def track(self, operation: Operation) -> Iterator[None]:
-        self.open.append(operation)
-        try:
-            yield
-        finally:
-            self.open.remove(operation)
 
 
 def not_found() -> ClientError:
@@ -78,6 +68,26 @@ async def test_a_cancelled_request_has_no_outcome() -> None:
     witness = Witness()
     task = asyncio.create_task(witness.calls.send("GetObject", 10, silence))
     await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (witness.seen, witness.open) == ([], [])
+
+
+async def test_a_request_that_sees_to_its_own_deadline_is_told_as_the_others_are() -> None:
+    async def refused() -> Fault:
+        assert witness.open == ["PutObject"]
+        return Fault(kind=FaultKind.THROTTLED, reason=FailureReason.THROTTLED, code="SlowDown", message="x")
+
+    witness = Witness()
+    assert isinstance(await witness.calls.watch("PutObject", refused()), Fault)
+    assert (witness.seen, witness.open) == ([("PutObject", "throttled")], [])
+
+
+async def test_a_cancelled_request_of_that_kind_has_no_outcome_either() -> None:
+    witness = Witness()
+    task = asyncio.create_task(witness.calls.watch("PutObject", asyncio.Event().wait()))
+    await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

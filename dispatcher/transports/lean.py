@@ -1,0 +1,289 @@
+"""InvokeEndpointAsync and PutObject without the SDK's machinery for each call, with all of the SDK's knowledge.
+
+`lean_invoker` and `lean_stager` find out from the SDK's clients what they need, and compare a first request with the SDK's
+own; `Unfit` says why the SDK has to send itself. Each then is what the SDK's transport is, in outcomes, metrics and
+deadlines. Two things differ: an invocation follows no redirect, since its signature is for nobody else; and credentials are
+used to their end while their provider is down (see `credentials`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, nullcontext
+from functools import partial
+from io import BytesIO
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from dispatcher.aws import knowledge
+from dispatcher.aws.bodies import Guard, Upload, guard, open_payload, upload
+from dispatcher.aws.calls import QUIET, Calls
+from dispatcher.aws.clients import Clients
+from dispatcher.aws.credentials import CredentialKeeper
+from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
+from dispatcher.aws.faults import fault_of
+from dispatcher.aws.http import Answer, Pool, Request
+from dispatcher.aws.knowledge import Rehearsed, Unfit
+from dispatcher.aws.locations import Location
+from dispatcher.aws.replies import SdkParser, is_elsewhere, is_stored, plain_receipt, receipt, without_inline
+from dispatcher.aws.requests import InvokeRequests, PutRequests, key_path, unwritable
+from dispatcher.aws.uploads import PayloadGoneError, SliceReader
+from dispatcher.interfaces import Fault, FaultKind, FileSlice, Invocation
+from dispatcher.model import EndpointName, FailureReason, InferenceId, Receipt
+from dispatcher.transports.sagemaker import parameters
+from dispatcher.transports.staging import SdkStager, gone
+
+log = structlog.get_logger(__name__)
+
+_UNWRITABLE = Fault(
+    kind=FaultKind.REFUSED,
+    reason=FailureReason.VALIDATION_ERROR,
+    code="ValueError",
+    message="a parameter cannot be sent as it is",
+)
+
+
+# --- InvokeEndpointAsync ---------------------------------------------------------------------------------------------
+
+_REHEARSAL = Invocation(
+    endpoint=EndpointName("rehearsal"),
+    inference_id=InferenceId("rehearsal"),
+    filename="rehearsal.out",
+    output_path_extension="rehearsal/0",
+    content_type="text/plain",
+    accept="text/plain",
+    custom_attributes="rehearsal",
+    request_ttl_seconds=60,
+    invocation_timeout_seconds=1,
+    body=b"rehearsal",
+    input_location=None,
+)
+
+
+class LeanInvoker:
+    """An Invoker on a pool of connections."""
+
+    def __init__(
+        self,
+        requests: InvokeRequests,
+        pool: Pool,
+        keeper: CredentialKeeper,
+        parser: SdkParser,
+        *,
+        deadline: Deadline = DEFAULT_DEADLINE,
+        calls: Calls = QUIET,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._requests = requests
+        self._pool = pool
+        self._keeper = keeper
+        self._parser = parser
+        self._deadline = deadline
+        self._calls = calls
+        self._now = now
+
+    async def invoke(self, invocation: Invocation) -> Receipt | Fault:
+        """See Invoker. Without a body, a 413 or a refusal that speaks of the body is an ordinary VALIDATION_ERROR."""
+        outcome = await self._calls.watch("InvokeEndpointAsync", self._send(invocation))
+        if isinstance(outcome, Fault) and invocation.body is None:
+            return without_inline(outcome)
+        return outcome
+
+    async def _send(self, it: Invocation) -> Receipt | Fault:
+        if unwritable(it.endpoint, it.inference_id, it.filename, it.output_path_extension, it.input_location):
+            return _UNWRITABLE
+        if unwritable(it.content_type, it.accept, it.custom_attributes):
+            return _UNWRITABLE
+        seconds = self._deadline.seconds(len(it.body or b""))
+        if self._keeper.current() is None and (fault := await _renewed(self._keeper, "InvokeEndpointAsync", seconds)):
+            return fault
+        try:
+            answer = await self._pool.send(partial(self._make, it), seconds)
+        except Exception as error:  # nothing is known to raise here, and a job must not pay for what is not known
+            return fault_of(error, "InvokeEndpointAsync")
+        if isinstance(answer, Fault):
+            return answer
+        return plain_receipt(answer, it.inference_id) or await self._odd(answer, it.inference_id)
+
+    def _make(self, invocation: Invocation) -> Request:
+        return self._requests.build(invocation, self._keeper.latest(), self._now())
+
+    async def _odd(self, answer: Answer, inference_id: str) -> Receipt | Fault:
+        parsed = await self._parser.parse(answer)
+        return parsed if isinstance(parsed, Fault) else receipt(parsed, inference_id)
+
+
+async def lean_invoker(
+    stack: AsyncExitStack,
+    opened: Clients,
+    keeper: CredentialKeeper,
+    *,
+    connections: int,
+    deadline: Deadline = DEFAULT_DEADLINE,
+    calls: Calls = QUIET,
+) -> LeanInvoker | Unfit:
+    """Opens the invoker; `stack` closes it."""
+    client = opened.sagemaker
+    call = partial(client.invoke_endpoint_async, **parameters(_REHEARSAL))
+    rehearsed = await _rehearsed(client, keeper, "/endpoints/rehearsal/async-invocations", call)
+    if isinstance(rehearsed, Unfit):
+        return rehearsed
+    requests = InvokeRequests(rehearsed.target)
+    ours = requests.build(_REHEARSAL, keeper.latest(), rehearsed.signed_at)
+    pool = await _pool(stack, client, opened.ca_bundle, rehearsed, ours, connections)
+    if isinstance(pool, Unfit):
+        return pool
+    parser = SdkParser(client, "sagemaker-runtime", "InvokeEndpointAsync")
+    return LeanInvoker(requests, pool, keeper, parser, deadline=deadline, calls=calls)
+
+
+# --- PutObject -------------------------------------------------------------------------------------------------------
+
+
+class LeanStager:
+    """A Stager on a pool of connections to one bucket; what is not a PUT goes through `sdk`, the SDK's own.
+
+    `_elsewhere` is set by the first answer that says that the bucket has to be looked for. The SDK knows how, and puts from
+    then on.
+    """
+
+    def __init__(
+        self,
+        sdk: SdkStager,
+        requests: PutRequests,
+        how: Guard,
+        pool: Pool,
+        keeper: CredentialKeeper,
+        parser: SdkParser,
+        *,
+        deadline: Deadline = DEFAULT_DEADLINE,
+        calls: Calls = QUIET,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._sdk = sdk
+        self._requests = requests
+        self._guard = how
+        self._pool = pool
+        self._keeper = keeper
+        self._parser = parser
+        self._deadline = deadline
+        self._calls = calls
+        self._now = now
+        self._elsewhere = False
+
+    async def stage(self, key: str, payload: bytes | FileSlice, content_type: str | None) -> str | Fault:
+        """See Stager."""
+        if not self._elsewhere:
+            outcome = await self._stage(key, payload, content_type)
+            if isinstance(outcome, str) or not self._elsewhere:
+                return outcome
+        return await self._sdk.stage(key, payload, content_type)
+
+    async def discard(self, key: str) -> Fault | None:
+        """See Stager."""
+        return await self._sdk.discard(key)
+
+    async def _stage(self, key: str, payload: bytes | FileSlice, content_type: str | None) -> str | Fault:
+        try:
+            opened = payload if isinstance(payload, bytes) else await asyncio.to_thread(open_payload, payload)
+        except OSError as error:
+            return gone(str(error)) if isinstance(error, PayloadGoneError) else _unsent(error, "PutObject")
+        size = len(payload) if isinstance(payload, bytes) else payload.length
+        with nullcontext() if isinstance(opened, bytes) else opened:
+            outcome = await self._calls.watch("PutObject", self._put(self._sdk.at(key), opened, size, content_type))
+            lost = isinstance(opened, SliceReader) and opened.gone
+            return gone("it became shorter while it was being sent") if lost else outcome
+
+    async def _put(self, at: Location, payload: bytes | SliceReader, size: int, typed: str | None) -> str | Fault:
+        if unwritable(typed):
+            return _UNWRITABLE
+        seconds = self._deadline.seconds(size)
+        if self._keeper.current() is None and (fault := await _renewed(self._keeper, "PutObject", seconds)):
+            return fault
+        try:
+            async with asyncio.timeout(seconds):
+                prepared = await upload(payload, size, self._guard)
+        except OSError as error:  # a disk that fails, or hangs
+            return _unsent(error, "PutObject")
+        try:
+            answer = await self._pool.send(partial(self._make, at.key, typed, prepared), seconds)
+        except Exception as error:  # what reading the payload raises comes through here, in the middle of the request
+            return fault_of(error, "PutObject")
+        if isinstance(answer, Fault):
+            return answer
+        return at.uri if is_stored(answer) else await self._odd(answer, at.uri)
+
+    def _make(self, key: str, content_type: str | None, prepared: Upload) -> Request:
+        return self._requests.build(key, content_type, prepared, self._keeper.latest(), self._now())
+
+    async def _odd(self, answer: Answer, uri: str) -> str | Fault:
+        parsed = await self._parser.parse(answer)
+        if is_elsewhere(answer, parsed):
+            self._elsewhere = True
+            log.warning("the staging bucket is not where the SDK looked first; the SDK puts from now on")
+        return parsed if isinstance(parsed, Fault) else uri
+
+
+async def lean_stager(
+    stack: AsyncExitStack,
+    opened: Clients,
+    keeper: CredentialKeeper,
+    sdk: SdkStager,
+    *,
+    connections: int,
+    deadline: Deadline = DEFAULT_DEADLINE,
+    calls: Calls = QUIET,
+) -> LeanStager | Unfit:
+    """Opens a stager that puts what `sdk` would put; `stack` closes it."""
+    at, payload, typed = sdk.at("rehearsal"), b"rehearsal", "text/plain"
+    call = partial(sdk.upload, at, BytesIO(payload), typed)
+    rehearsed = await _rehearsed(opened.s3, keeper, key_path(at.key), call)
+    if isinstance(rehearsed, Unfit):
+        return rehearsed
+    requests, how = PutRequests(rehearsed.target, rehearsed.headers), guard(rehearsed)
+    prepared = await upload(payload, len(payload), how)
+    ours = requests.build(at.key, typed, prepared, keeper.latest(), rehearsed.signed_at)
+    pool = await _pool(stack, opened.s3, opened.ca_bundle, rehearsed, ours, connections)
+    if isinstance(pool, Unfit):
+        return pool
+    parser = SdkParser(opened.s3, "s3", "PutObject")
+    return LeanStager(sdk, requests, how, pool, keeper, parser, deadline=deadline, calls=calls)
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+async def _rehearsed(client: Any, keeper: CredentialKeeper, resource: str, call: knowledge.Call) -> Rehearsed | Unfit:
+    """A request of the SDK's, and the credentials it was signed with at hand."""
+    rehearsed = await knowledge.rehearse(client, resource, call)
+    fault = await _renewed(keeper, "rehearsal", knowledge.REHEARSAL_SECONDS)
+    return rehearsed if fault is None else Unfit(f"the credentials are not to be had: {fault.message}")
+
+
+async def _pool(
+    stack: AsyncExitStack, client: Any, ca_bundle: str | None, theirs: Rehearsed, ours: Request, connections: int
+) -> Pool | Unfit:
+    """Connections to where the SDK would send, if our request is the SDK's."""
+    found = knowledge.unlike(ours, theirs) or await knowledge.origin(client, theirs.url, ca_bundle)
+    if isinstance(found, Unfit):
+        return found
+    pool = Pool(found, connections=connections)
+    stack.push_async_callback(pool.aclose)
+    return pool
+
+
+async def _renewed(keeper: CredentialKeeper, operation: str, seconds: float) -> Fault | None:
+    """Waits for credentials that are valid; the fault if there are none."""
+    try:
+        async with asyncio.timeout(seconds):
+            await keeper.renewed()
+    except Exception as error:  # the border: whatever a provider raises becomes a value here
+        return _unsent(error, operation)
+    return None
+
+
+def _unsent(error: Exception, operation: str) -> Fault:
+    fault = fault_of(error, operation)
+    return replace(fault, kind=FaultKind.NOT_SENT) if fault.kind is FaultKind.UNKNOWN else fault
