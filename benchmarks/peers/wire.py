@@ -1,0 +1,192 @@
+"""The bare signed wire loop: the least that a client in Python can do, and so the limit that the dispatcher is held against.
+
+Each of the connections sends one signed request after the other: an asyncio protocol on httptools, a signer that keeps the
+day's key. No queue, no record, no retry. A request has the same parameters as the dispatcher's. Inline bodies are hashed
+into the signature; those for S3 go as SDKs send them over TLS, unsigned and with a CRC-32.
+"""
+
+import asyncio
+import hmac
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
+from typing import cast
+from urllib.parse import urlsplit
+from zlib import crc32
+
+import httptools
+import uvloop
+
+from benchmarks.peers.asked import BUCKET, CONTENT_TYPE, ENDPOINT, Asked, asked, done, key_of
+
+REGION = "us-east-1"
+KEY_ID = "sandbox"
+SECRET = "sandbox-secret"  # noqa: S105
+_EMPTY = sha256(b"").hexdigest()
+_PREFIX = "x-amzn-sagemaker-"
+_NAMES = ("content-type", "filename", "inference-id", "inputlocation", "invocationtimeoutseconds", "requestttlseconds")
+_SIGNED_BY_S3 = ";".join(("host", "x-amz-date", *(_PREFIX + name for name in (*_NAMES, "s3outputpathextension"))))
+_SIGNED_INVOKE = _SIGNED_BY_S3.replace(f";{_PREFIX}inputlocation", "")
+_SIGNED_PUT = "content-type;host;x-amz-checksum-crc32;x-amz-content-sha256;x-amz-date"
+
+
+class Signer:
+    """SigV4 for one service. The day's key and the second's time stamp are kept."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._second = 0
+        self._key = b""
+        self._scope = ""
+        self.stamp = ""
+
+    def tick(self) -> str:
+        """The time stamp to sign with now."""
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+            self._scope = f"{self.stamp[:8]}/{REGION}/{self._service}/aws4_request"
+            self._key = f"AWS4{SECRET}".encode()
+            for part in self._scope.split("/"):
+                self._key = hmac.digest(self._key, part.encode(), "sha256")
+        return self.stamp
+
+    def authorization(self, canonical: str, names: str) -> str:
+        """The Authorization header for a canonical request, stamped by the last `tick`."""
+        digest = sha256(canonical.encode()).hexdigest()
+        text = f"AWS4-HMAC-SHA256\n{self.stamp}\n{self._scope}\n{digest}"
+        signature = hmac.digest(self._key, text.encode(), "sha256").hex()
+        return f"AWS4-HMAC-SHA256 Credential={KEY_ID}/{self._scope}, SignedHeaders={names}, Signature={signature}"
+
+
+class Requests:
+    """The bytes of every request. `endpoint` and `bucket` name whom they are for."""
+
+    def __init__(self, host: str, endpoint: str = ENDPOINT, bucket: str = BUCKET) -> None:
+        self._host = host
+        self._path = f"/endpoints/{endpoint}/async-invocations"
+        self._bucket = bucket
+        self._run = f"jobs.jsonl-{int(time.time()):026d}"
+        self._runtime = Signer("sagemaker")
+        self._s3 = Signer("s3")
+
+    def invoke(self, key: str, body: bytes) -> list[bytes]:
+        """InvokeEndpointAsync with the payload inline, or, without one, with what was put under the key."""
+        stamp = self._runtime.tick()
+        location = "" if body else f"{_PREFIX}inputlocation:s3://{self._bucket}/{key}\n"
+        names = _SIGNED_INVOKE if body else _SIGNED_BY_S3
+        headers = (
+            f"host:{self._host}\nx-amz-date:{stamp}\n{_PREFIX}content-type:{CONTENT_TYPE}\n"
+            f"{_PREFIX}filename:{key}.out\n{_PREFIX}inference-id:{key}\n{location}"
+            f"{_PREFIX}invocationtimeoutseconds:900\n{_PREFIX}requestttlseconds:21600\n"
+            f"{_PREFIX}s3outputpathextension:{self._run}/{key[-9:-3]}\n"
+        )
+        hashed = sha256(body).hexdigest() if body else _EMPTY
+        path = self._path
+        sign = self._runtime.authorization(f"POST\n{path}\n\n{headers}\n{names}\n{hashed}", names)
+        head = _head("POST", path, headers, sign, len(body))
+        # An empty piece would stay in asyncio's buffer for good, and its connection open.
+        return [head, body] if body else [head]
+
+    def put(self, key: str, body: bytes) -> list[bytes]:
+        """PutObject."""
+        path, stamp = f"/{self._bucket}/{key}", self._s3.tick()
+        crc = b64encode(crc32(body).to_bytes(4)).decode()
+        headers = (
+            f"content-type:{CONTENT_TYPE}\nhost:{self._host}\nx-amz-checksum-crc32:{crc}\n"
+            f"x-amz-content-sha256:UNSIGNED-PAYLOAD\nx-amz-date:{stamp}\n"
+        )
+        sign = self._s3.authorization(f"PUT\n{path}\n\n{headers}\n{_SIGNED_PUT}\nUNSIGNED-PAYLOAD", _SIGNED_PUT)
+        return [_head("PUT", path, headers, sign, len(body)), body]
+
+
+def _head(method: str, path: str, headers: str, authorization: str, size: int) -> bytes:
+    sent = headers.replace("\n", "\r\n")
+    return f"{method} {path} HTTP/1.1\r\n{sent}authorization:{authorization}\r\ncontent-length:{size}\r\n\r\n".encode()
+
+
+class Exchange(asyncio.Protocol):
+    """One connection: takes a job, sends its requests one after the other, takes the next until none is left.
+
+    `ended` is set once it is closed: to how many receipts came, or to why it went wrong.
+    """
+
+    def __init__(self, work: Asked, requests: Requests, numbers: Iterator[int], ended: "asyncio.Future[int]") -> None:
+        self._work = work
+        self._requests = requests
+        self._numbers = numbers
+        self._ended = ended
+        self._payload = work.payload
+        self._parser = httptools.HttpResponseParser(self)
+        self._staged = ""  # the key that the PUT on the wire is for
+        self._location = b""
+        self._receipts = 0
+        self._fault: Exception | None = ConnectionError("the connection was closed")  # None once no job is left
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._next()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._fault is not None:
+            self._ended.set_exception(self._fault)
+        else:
+            self._ended.set_result(self._receipts)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._location = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"x-amzn-sagemaker-outputlocation":
+            self._location = value
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._staged and status == 200:
+            key, self._staged = self._staged, ""
+            self._transport.writelines(self._requests.invoke(key, b""))
+        elif status == 202 and self._location:
+            self._receipts += 1
+            self._next()
+        else:
+            self._fault = RuntimeError(f"status {status}")
+            self._transport.abort()
+
+    def _next(self) -> None:
+        number = next(self._numbers, None)
+        if number is None:
+            self._fault = None
+            self._transport.close()
+        elif self._work.by_s3:
+            self._staged = key_of(number)
+            self._transport.writelines(self._requests.put(self._staged, self._payload))
+        else:
+            self._transport.writelines(self._requests.invoke(key_of(number), self._payload))
+
+
+async def send(work: Asked, requests: Requests) -> int:
+    """Sends all jobs; how many receipts came."""
+    loop, numbers, where = asyncio.get_running_loop(), iter(range(work.jobs)), urlsplit(work.url)
+    context = ssl.create_default_context(cafile=work.ca) if where.scheme == "https" else None
+    ends: list[asyncio.Future[int]] = [loop.create_future() for _ in range(work.in_flight)]
+    for ended in ends:
+        made = partial(Exchange, work, requests, numbers, ended)
+        await loop.create_connection(made, where.hostname or "", where.port or 443, ssl=context)
+    return sum(await asyncio.gather(*ends))
+
+
+def main() -> None:
+    """Sends all jobs."""
+    work = asked()
+    done(uvloop.run(send(work, Requests(urlsplit(work.url).netloc))))
+
+
+if __name__ == "__main__":
+    main()
