@@ -1,0 +1,147 @@
+"""The keys that requests are signed with, renewed beside the requests: nobody waits for a provider while there are valid keys.
+
+The SDK's own way lets requests wait in a queue for the provider from ten minutes before the end, fails them where it is away
+then, and reads static keys once. Here the first request that finds the end near begins a renewal, one at a time, and is signed
+with the keys at hand; only without valid keys it waits. A renewal that brought nothing new is made again after a pause that
+doubles. Keys that the service refuses, whatever was said of their end, are looked for in the whole chain again: in files, in
+the environment's endpoint, by the process. What is valid is what the SDK says by this machine's clock.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from botocore.exceptions import CredentialRetrievalError
+from msgspec import Struct
+
+from dispatcher.aws.codes import CODES
+from dispatcher.aws.faults import clean
+from dispatcher.model import FailureReason
+
+log = structlog.get_logger(__name__)
+
+EARLY_SECONDS = 900
+"""So long before their end keys are renewed: the SDK's own measure, which providers know."""
+PAUSE_SECONDS = 1.0
+PAUSE_MAX_SECONDS = 30.0
+"""Between renewals that bring nothing new; no longer than between two probes of a lane that waits for keys."""
+
+Load = Callable[[], Awaitable[Any]]
+"""Asks the SDK's chain from its beginning: its credentials, or None. Raises whatever a provider raises."""
+
+
+class Held(Struct, frozen=True):
+    """Credentials as the SDK made them, and the keys they had when they were last asked."""
+
+    made: Any
+    keys: Any
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether they are valid for so long; keys without an end are."""
+        refresh_needed = getattr(self.made, "refresh_needed", None)
+        return refresh_needed is None or not refresh_needed(seconds)
+
+
+class Credentials:
+    """Stands where the SDK expects its credentials. `open` first; `aclose` ends a renewal that is on."""
+
+    def __init__(self, load: Load, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._load = load
+        self._monotonic = monotonic
+        self._held: Held | None = None
+        # The renewal that is on, or the last one.
+        self._renewal: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+        self._pause_seconds = 0.0
+        # The service refused the keys since they were made. Set by `refused`, cleared by a renewal.
+        self._refused = False
+        # Why the latest renewal failed; empty after one that did not.
+        self._trouble = ""
+
+    async def open(self) -> bool:
+        """Asks the chain for the first time; whether it has credentials. Raises what providers raise."""
+        made = await self._load()
+        if made is not None:
+            self._held = Held(made, await made.get_frozen_credentials())
+        return made is not None
+
+    async def aclose(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.wait([self._renewal])
+
+    @property
+    def method(self) -> str:
+        """Where they come from, in the SDK's words."""
+        return str(getattr(self._held and self._held.made, "method", ""))
+
+    async def get_frozen_credentials(self) -> Any:
+        """Keys to sign with. CredentialRetrievalError where there are none that are valid."""
+        if self._is_due():
+            self._renewal = asyncio.create_task(self._renew())
+        if self._valid() is None and self._renewal is not None:
+            # The call has a deadline of its own; the renewal goes on for the next one.
+            await asyncio.shield(self._renewal)
+        valid = self._valid()
+        if valid is None:
+            raise CredentialRetrievalError(provider=self.method, error_msg=self._trouble or "they have expired")
+        return valid.keys
+
+    async def get_account_id(self) -> Any:
+        """The account, where the provider names it."""
+        return None if self._held is None else self._held.keys.account_id
+
+    def get_deferred_property(self, name: str) -> Callable[[], Awaitable[Any]]:
+        """What the SDK asks for while it makes a client; it names the account alone."""
+        assert name == "account_id"
+        return self.get_account_id
+
+    def refused(self, parsed: dict[str, Any], **_: Any) -> None:
+        """Takes note of an answer (the SDK's `after-call`) that says the keys are no good."""
+        meaning = CODES.get(str(parsed.get("Error", {}).get("Code")))
+        self._refused = self._refused or (meaning is not None and meaning.reason is FailureReason.CREDENTIALS)
+
+    def _valid(self) -> Held | None:
+        return self._held if self._held is not None and self._held.lasts(0) else None
+
+    def _is_due(self) -> bool:
+        if self._renewal is not None and not self._renewal.done():
+            return False
+        if self._held is not None and self._held.lasts(EARLY_SECONDS) and not self._refused:
+            return False
+        return self._monotonic() >= self._not_before
+
+    async def _renew(self) -> None:
+        refused, self._refused = self._refused, False
+        before = self._held
+        try:
+            self._held = await self._renewed(before, refused)
+        except Exception as error:  # whatever a provider raises: requests are told of it while there are no valid keys
+            self._fail(error)
+        else:
+            self._trouble = ""
+        self._put_off(news=before is None or self._held is None or before.keys != self._held.keys)
+
+    async def _renewed(self, held: Held | None, refused: bool) -> Held:
+        made = None if held is None or refused else held.made
+        if made is None:
+            made = await self._load()
+        if made is None:
+            raise CredentialRetrievalError(provider=self.method, error_msg="there are none any more")
+        return Held(made, await made.get_frozen_credentials())
+
+    def _put_off(self, *, news: bool) -> None:
+        """Keys that were refused as soon as they came are not asked for at once either."""
+        longer = min(max(2 * self._pause_seconds, PAUSE_SECONDS), PAUSE_MAX_SECONDS)
+        self._pause_seconds = PAUSE_SECONDS if news else longer
+        self._not_before = self._monotonic() + self._pause_seconds
+        if news:
+            log.info("credentials renewed", method=self.method)
+
+    def _fail(self, error: Exception) -> None:
+        text = clean(f"{type(error).__name__}: {error}")
+        if not self._trouble:
+            log.warning("credentials cannot be renewed; tried again", method=self.method, error=text)
+        self._trouble = text

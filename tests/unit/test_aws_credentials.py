@@ -1,0 +1,184 @@
+"""Who is asked for keys, and when; the SDK's chain is played, and time is a number."""
+
+import asyncio
+from typing import Any, NamedTuple
+
+import pytest
+from botocore.exceptions import CredentialRetrievalError
+
+from dispatcher.aws.credentials import EARLY_SECONDS, Credentials
+
+
+class Keys(NamedTuple):
+    access_key: str
+    account_id: str | None = None
+
+
+class Chain:
+    """A provider and its keys. `lasts_seconds` None: without an end; `away`: it fails; `gate`: it answers when that is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.gives = "first"
+        self.lasts_seconds: float | None = 3_600.0
+        self.away = False
+        self.calls = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def ask(self) -> Keys:
+        self.calls += 1
+        await self.gate.wait()
+        if self.away:
+            raise OSError("nobody answers")
+        return Keys(self.gives, "123")
+
+    async def load(self) -> Any:
+        keys = await self.ask()
+        return Static(keys) if self.lasts_seconds is None else Expiring(self, keys, self.now + self.lasts_seconds)
+
+
+class Static:
+    method = "file"
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def get_frozen_credentials(self) -> Keys:
+        return self._keys
+
+
+class Expiring:
+    """As the SDK's: asks again when the end is near and somebody wants the keys."""
+
+    method = "container"
+
+    def __init__(self, chain: Chain, keys: Keys, ends_at: float) -> None:
+        self._chain, self._keys, self._ends_at = chain, keys, ends_at
+        self._is_new = True
+
+    def refresh_needed(self, seconds: float) -> bool:
+        return self._ends_at - self._chain.now < seconds
+
+    async def get_frozen_credentials(self) -> Keys:
+        if self.refresh_needed(EARLY_SECONDS) and not self._is_new:
+            self._keys = await self._chain.ask()
+            self._ends_at = self._chain.now + (self._chain.lasts_seconds or 0)
+        self._is_new = False
+        return self._keys
+
+
+async def opened(chain: Chain) -> Credentials:
+    made = Credentials(chain.load, lambda: chain.now)
+    assert await made.open()
+    return made
+
+
+async def key(credentials: Credentials) -> str:
+    """The key that a request is signed with; whatever goes on beside it comes to its end first."""
+    found = (await credentials.get_frozen_credentials()).access_key
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return str(found)
+
+
+EXPIRED = {"Error": {"Code": "ExpiredTokenException"}}
+
+
+async def test_keys_that_last_are_asked_for_once() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    assert {await key(credentials) for _ in range(100)} == {"first"}
+    assert (chain.calls, credentials.method, await credentials.get_account_id()) == (1, "container", "123")
+
+
+async def test_near_their_end_keys_are_renewed_beside_the_requests() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.gives = 3_600.0 - EARLY_SECONDS + 1, "second"
+    chain.gate.clear()
+    assert [await key(credentials) for _ in range(50)] == ["first"] * 50
+    assert chain.calls == 2
+    chain.gate.set()
+    await key(credentials)
+    assert await key(credentials) == "second"
+    assert chain.calls == 2
+
+
+async def test_a_renewal_that_brings_nothing_new_is_made_again_after_pauses_that_grow() -> None:
+    chain = Chain()
+    chain.lasts_seconds = 600.0
+    credentials = await opened(chain)
+    for _ in range(500):
+        assert await key(credentials) == "first"
+        chain.now += 1.0
+    assert chain.calls <= 24
+
+
+async def test_valid_keys_are_gone_on_with_while_nobody_gives_others() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.away = 3_599.0, True
+    assert [await key(credentials) for _ in range(20)] == ["first"] * 20
+    assert chain.calls == 2
+
+
+async def test_keys_that_have_ended_are_waited_for_by_all_and_asked_for_once() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.gives = 3_601.0, "second"
+    assert set(await asyncio.gather(*(key(credentials) for _ in range(20)))) == {"second"}
+    assert chain.calls == 2
+
+
+async def test_without_valid_keys_a_request_fails_and_says_why_and_a_later_one_finds_new_ones() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.away = 3_601.0, True
+    for _ in range(10):
+        with pytest.raises(CredentialRetrievalError, match="nobody answers"):
+            await key(credentials)
+    assert chain.calls == 2
+    chain.now, chain.away, chain.gives = chain.now + 60, False, "second"
+    assert await key(credentials) == "second"
+
+
+async def test_refused_keys_are_looked_for_in_the_whole_chain() -> None:
+    chain = Chain()
+    chain.lasts_seconds = None
+    credentials = await opened(chain)
+    chain.gives = "second"
+    assert await key(credentials) == "first"
+    credentials.refused(parsed=EXPIRED)
+    await key(credentials)
+    assert await key(credentials) == "second"
+    assert chain.calls == 2
+
+
+async def test_keys_that_are_refused_again_and_again_are_not_asked_for_each_time() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    for _ in range(100):
+        credentials.refused(parsed=EXPIRED)
+        await key(credentials)
+        chain.now += 1.0
+    assert chain.calls <= 12
+
+
+async def test_other_refusals_say_nothing_of_the_keys() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    answers: list[dict[str, Any]] = [{}, {"Error": {"Code": "ThrottlingException"}}, {"Error": {}}]
+    for answer in answers:
+        credentials.refused(parsed=answer)
+        await key(credentials)
+    assert chain.calls == 1
+
+
+async def test_a_renewal_that_is_on_ends_with_its_owner() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now = 3_600.0 - 1
+    chain.gate.clear()
+    await key(credentials)
+    await credentials.aclose()
