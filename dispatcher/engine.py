@@ -368,7 +368,7 @@ class Engine:
             before = self.clock.monotonic()
             await anyio.sleep(SAMPLE_SECONDS)
             self._sampled_at = self.clock.monotonic()
-            self.clock.tell_jumps()
+            self.clock.follow()
             self.metrics.loop_lagged(max(0.0, self.clock.monotonic() - before - SAMPLE_SECONDS))
             self.metrics.wal_is(self._wal_bytes())
             self._sample_outstanding()
