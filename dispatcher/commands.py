@@ -43,7 +43,8 @@ async def write_partial(made: Engine, folder: Path) -> list[Path]:
 
 
 async def _cancel(made: Engine, name: str) -> int:
-    return await made.cancel(await file_named(made, name))
+    file = await file_named(made, name)
+    return await made.ledger.cancel(file.file_id, made.clock.now())
 
 
 async def file_named(made: Engine, name: str) -> JobFile:

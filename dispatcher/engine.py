@@ -8,17 +8,19 @@ this is where all parts meet; each method says one thing to one of them.
 import asyncio
 import os
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
 from dispatcher.attempt import Job, Paths
+from dispatcher.clock import SystemClock
 from dispatcher.errors import UnreadableFileError
 from dispatcher.fates import Fates
 from dispatcher.formats.joblines import LineRules
@@ -47,9 +49,10 @@ from dispatcher.results import Results
 from dispatcher.retry import RetryPolicy
 from dispatcher.settings import Settings
 from dispatcher.sources.jobfiles import Intaker
+from dispatcher.sources.patience import patient
 from dispatcher.status import Work
 from dispatcher.tracker import Tracker
-from dispatcher.windows import Bucket, Flow, Measured, Window, outstanding_limit
+from dispatcher.windows import Bucket, Flow, Measured, Recent, Window, outstanding_limit
 
 log = structlog.get_logger(__name__)
 
@@ -63,14 +66,6 @@ PACE_SECONDS = 300.0
 OUTSTANDING_FLOOR = 1_000
 """Jobs that may wait for a result though nothing has come yet: enough to wake an endpoint that sleeps."""
 UNSENT_STATES = (State.ACCEPTED, State.CLAIMED, State.AMBIGUOUS)
-
-
-class SystemClock:
-    """The machine's own time."""
-
-    # Not wrapped: the hot path asks several times for every job.
-    now = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
 
 
 class Engine:
@@ -103,7 +98,6 @@ class Engine:
         self._taken_in: set[FileId] = set()
         self.ended: asyncio.Queue[FileId] = asyncio.Queue()
         """Files that have come to their end: read, and every job final. Each once a process, unless an end is not one yet."""
-        self._cancelled: set[FileId] = set()
         # Jobs submitted and not settled, and when jobs of late reached an end: for the outstanding window.
         self._submitted: dict[EndpointName, int] = dict.fromkeys(endpoints, 0)
         self._settled: dict[EndpointName, deque[tuple[float, int]]] = {endpoint: deque() for endpoint in endpoints}
@@ -112,8 +106,8 @@ class Engine:
         self._is_lasting = False
         # Lanes that have not ended.
         self._running: set[EndpointName] = set()
-        # When this process began with a file (monotonic), and how many of its jobs were final then: for the rate.
-        self._begun: dict[FileId, tuple[float, int]] = {}
+        # How fast jobs of a file come to their end, since this process began with it.
+        self._ends: dict[FileId, Recent] = {}
         discard = settings.staged_inputs == "delete"
         self._loader = Loader(_defaults(settings), str(work / "spill"), self.clock)
         self.intaker = Intaker(
@@ -219,15 +213,17 @@ class Engine:
 
     # --- job files ----------------------------------------------------------------------------------------------------
 
-    async def add(self, file: JobFile) -> None:
-        """Reads the file to its end and lets its jobs be claimed as they are accepted."""
+    async def add(self, file: JobFile, turn: AbstractAsyncContextManager[Any] = nullcontext()) -> None:  # noqa: B008
+        """Reads the file to its end, while it has its turn, and lets its jobs be claimed as they are accepted."""
         self._known[file.file_id] = file
         self._files[file.file_id] = file
-        self._begun[file.file_id] = (self.clock.monotonic(), self._final(file.file_id))
+        self._ends[file.file_id] = Recent(self.clock.monotonic())
         self._loader.add(file)
         for queue in self._queues.get(file.file_id, {}).values():
             self.lanes[queue.endpoint].offer(queue)
-        await take_in(file, ledger=self.ledger, settings=_intake(self.settings), metrics=self.metrics)
+        if not file.intake_done:
+            async with turn:
+                await take_in(file, ledger=self.ledger, settings=_intake(self.settings), metrics=self.metrics)
         self.read_to_its_end(file.file_id)
 
     def read_to_its_end(self, file: FileId) -> None:
@@ -236,22 +232,11 @@ class Engine:
         self._see_end(file)
         self.progressed.set()
 
-    async def cancel(self, file: JobFile) -> int:
-        """Ends what is not on its way as cancelled; how many. What is accepted later, or comes back unsent, when made again."""
-        self._cancelled.add(file.file_id)
-        error = Error(FailureReason.CANCELLED, "cancelled by an operator")
-        return await self.ledger.end_unsent(file.file_id, State.CANCELLED, self.clock.now(), error)
-
-    def cancelled(self, file: FileId) -> bool:
-        """Whether an operator cancelled it since this process began."""
-        return file in self._cancelled
-
     def forget(self, file: FileId) -> None:
         """The file's results stand: nothing about it is asked any more."""
-        for known in (self._files, self._queues, self._begun):
+        for known in (self._files, self._queues, self._ends):
             known.pop(file, None)
         self._taken_in.discard(file)
-        self._cancelled.discard(file)
         self._loader.forget(file)
 
     def pruned(self, file: FileId) -> None:
@@ -307,24 +292,16 @@ class Engine:
         return Work(self._rate, {str(endpoint): reasons for endpoint, reasons in self.paused().items()})
 
     def _rate(self, file: FileId) -> float | None:
-        if file not in self._begun:
-            return None
-        since, final = self._begun[file]
-        ended = self._final(file) - final
-        return ended / max(self.clock.monotonic() - since, 0.001) if ended else None
-
-    def _final(self, file: FileId) -> int:
-        tally = self.tally(file)
-        return sum(tally[state] for state in FINAL_STATES)
+        return self._ends[file].rate(self.clock.monotonic()) if file in self._ends else None
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _load(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
-        try:
+        if not self._is_lasting:
             return await self._loader.load(endpoint, claims)
+        try:
+            return await patient(lambda: self._loader.load(endpoint, claims))
         except UnreadableFileError as error:
-            if not self._is_lasting:
-                raise
             log.error("job file cannot be read any more; what was to be sent of it is dead", error=str(error))
             return [self._gone(claim, str(error)) for claim in claims]
 
@@ -359,6 +336,8 @@ class Engine:
         self.metrics.endpoint(endpoint).entered(change.state, change.jobs)
         if change.state is State.SUBMITTED:
             self._submitted[endpoint] += change.jobs
+        if change.state in FINAL_STATES and change.prior in OUTSTANDING_STATES and queue.file_id in self._ends:
+            self._ends[queue.file_id].add(change.jobs, self.clock.monotonic())
         if change.prior is State.SUBMITTED:
             self._submitted[endpoint] -= change.jobs
             self._settled[endpoint].append((self.clock.monotonic(), change.jobs))
@@ -389,6 +368,7 @@ class Engine:
             before = self.clock.monotonic()
             await anyio.sleep(SAMPLE_SECONDS)
             self._sampled_at = self.clock.monotonic()
+            self.clock.follow()
             self.metrics.loop_lagged(max(0.0, self.clock.monotonic() - before - SAMPLE_SECONDS))
             self.metrics.wal_is(self._wal_bytes())
             self._sample_outstanding()

@@ -4,6 +4,8 @@ Success beats failure, failure beats the deadline. A staged input is deleted bef
 crash between the two leaves no orphan. What must never happen: a final state from an answer that was not one (a denied or
 failed call settles nothing; it is asked again). A cancel anywhere is harmless: what was not recorded is found again.
 
+An ambiguous job of a cancelled file is looked for like any other; reopened, the ledger ends it as cancelled.
+
 An ambiguous job is looked for in its shard's folder; where no receipt names one, in the same place below the root that
 another receipt of its endpoint shows. The jobs of a rebuilt file are all ambiguous at first: where no root is known yet,
 one of them is sent and the others wait for its receipt. Over 300 lines because these rules hold for one and the same job.
@@ -256,8 +258,9 @@ class Fates:
 
     async def _doubt(self, queue: Queue, shard: int, jobs: Sequence[OpenJob]) -> Doubts:
         file = self._files[queue.file_id]
-        folder = await self._folder(queue, file, shard)
-        if folder is None and not self._overdue(file) and self._may_learn(queue, file):
+        folder, is_cancelled = await self._folder(queue, file, shard), await self._is_cancelled(queue.file_id)
+        ends = is_cancelled or self._overdue(file)
+        if folder is None and not ends and self._may_learn(queue, file):
             scouts = await self._scouts_of(queue, jobs)
             await self._reopen(scouts)
             return Doubts(answered=True, kept=len(jobs) - len(scouts))
@@ -270,6 +273,9 @@ class Fates:
             queue, [self._succeeded(job, sought.found[job.key]) for job in jobs if job.key in sought.found], jobs
         )
         gone = [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
+        if is_cancelled:
+            # Reopened they end cancelled, and nobody needs their inputs any more.
+            await self._discard(queue, [job.key for job in gone if job.transport is Transport.S3])
         await (self._settle(queue, self._too_late(gone), gone) if self._overdue(file) else self._reopen(gone))
         return Doubts(answered=not sought.unasked, kept=0)
 
@@ -310,6 +316,10 @@ class Fates:
     async def _doubtful(self, queue: Queue, shard: int) -> list[OpenJob]:
         jobs, now = await self._ledger.open_jobs(queue.queue_id, shard), self._clock.now()
         return [job for job in jobs if job.state is State.AMBIGUOUS and job.due_at <= now]
+
+    async def _is_cancelled(self, file: FileId) -> bool:
+        known = await self._ledger.file(file)
+        return known is not None and known.cancelled_at is not None
 
     def _overdue(self, file: NewFile) -> bool:
         return file.deadline_at is not None and file.deadline_at <= self._clock.now()

@@ -57,15 +57,18 @@ class Ledger(Protocol):
     async def files(self) -> list[JobFile]:
         """All job files, in the order they were added."""
 
+    async def file(self, file: FileId) -> JobFile | None:
+        """One job file as it is now; None if there is none."""
+
     async def accept(self, batch: Intake) -> list[Rejection]:
         """Adds the batch's jobs and rejections, moves the file's cursor. Returns the rejections made here.
 
         A job whose id is already in the file (or earlier in the batch) is not added but recorded as a rejection with
         DUPLICATE_ID, and returned. The jobs of a `rebuilt` file start ambiguous (`maybe_sent`, due at once, no attempts; the
-        Change has no prior), all others accepted. Queues are made on first use; shards of up to SHARD_JOBS jobs are filled in line
-        order for each queue, their numbers unique within the file. `lines` and `rejected` of the file grow accordingly.
-        A batch whose cursor lies at or before the file's own was accepted already: nothing changes, [] is returned; but a
-        final one that brings nothing ends the intake.
+        Change has no prior), all others accepted, and cancelled in the same change where the file is (see `cancel`). Queues are
+        made on first use; shards of up to SHARD_JOBS jobs are filled in line order for each queue, their numbers unique within
+        the file. `lines` and `rejected` of the file grow accordingly. A batch whose cursor lies at or before the file's own was
+        accepted already: nothing changes, [] is returned; but a final one that brings nothing ends the intake.
         """
 
     def queues(self) -> list[Queue]:
@@ -80,24 +83,27 @@ class Ledger(Protocol):
     async def claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None = None) -> list[Claim]:
         """Claims up to `limit` accepted jobs: first those due again (`due_at <= now`, oldest due first), then new ones in line order.
 
-        `redirect` changes the route of what it claims from INLINE to the given transport, for good. [] if nothing is due.
+        `redirect` changes the route of what it claims from INLINE to the given transport, for good. [] if nothing is due, and of a
+        cancelled file.
         """
 
     async def next_due_at(self, queue: QueueId) -> float | None:
-        """When the queue's next accepted job may be claimed: 0.0 where a new one waits, None where it has none."""
+        """When the queue's next accepted job may be claimed: 0.0 where a new one waits, None where it has none to claim."""
 
     async def record(self, moves: Sequence[Move]) -> None:
         """Applies the moves. Each must start from the state that the ledger holds, else IllegalMoveError and nothing changes.
 
         Submitted, Released and Lost start from claimed, Reopened from ambiguous, Settled from its `prior`, and the pair
-        must be in `lifecycle.TABLE`. Released(unsent) takes one from `attempts`; Released(fault) adds one to `faults`;
+        must be in `lifecycle.TABLE`. What a move leaves accepted is cancelled in the same change where its file is (see
+        `cancel`), after all moves of the call. Released(unsent) takes one from `attempts`; Released(fault) adds one to `faults`;
         Lost sets `maybe_sent`; Settled keeps what a receipt said unless it brings an output location itself.
         """
 
     async def recover(self, due_at: float) -> int:
         """At start, before anything is claimed: every claimed job becomes ambiguous (and `maybe_sent`), to be looked for at `due_at`.
 
-        Returns how many. Idempotent.
+        What waits already waits no longer than that: its due time may be of a clock that was ahead. Returns how many became
+        ambiguous. A cancel that was broken off is brought to its end. Idempotent.
         """
 
     async def shards(self) -> list[Shard]:
@@ -129,6 +135,16 @@ class Ledger(Protocol):
 
     async def find(self, id: str) -> list[tuple[FileId, JobRow]]:
         """Every job with this id, over all files."""
+
+    async def cancel(self, file: FileId, at: float) -> int:
+        """Cancels the file for good: its accepted jobs become CANCELLED, now and whenever one would be accepted again.
+
+        So one rule holds from here on, over restarts: no job of the file is claimed, what intake adds and what comes back
+        (Released, or Reopened because no output was found) ends cancelled in the very change that brings it, and what is
+        claimed, ambiguous or submitted goes its way to a receipt or a result. All of them end at the time of the cancel, with
+        the same error. Returns how many jobs ended in this call. Idempotent: the first time stays. A call that is broken off
+        has cancelled the file or not; made again, or by `recover`, it ends the rest.
+        """
 
     async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
         """Ends what is not on its way: the file's accepted jobs become `state`, CANCELLED or EXPIRED; returns how many.

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from dispatcher.attempt import Job, Origin
 from dispatcher.errors import ChangedFileError
+from dispatcher.formats.disk import check_folder_of
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.joblines import JobLine, LineRules, decode_again
 from dispatcher.formats.linesource import LineSource, open_source
@@ -26,6 +27,8 @@ from dispatcher.interfaces import Clock, FileSlice
 from dispatcher.model import Claim, EndpointName, Error, FailureReason, FileId, JobFile, Settled, State
 
 TTL_LEAST_SECONDS = 60
+GONE = (-1, -1)
+"""The stamp of a file that is not there."""
 OPEN_FILES = 64
 """Job files kept open at once; the one used longest ago is closed for another."""
 
@@ -105,6 +108,8 @@ class Loader:
     def _check_unchanged(self, file: JobFile) -> None:
         """What was just read may be another file's lines. Raises ChangedFileError, which ends the process: see `sources`."""
         stamp = _stamp(file.data_path)
+        if stamp == GONE:
+            check_folder_of(file.data_path)
         if self._stamps.setdefault(file.file_id, stamp) != stamp:
             raise ChangedFileError(
                 f"{file.source} was changed while its jobs are being sent: put back what it was, then give the same command again"
@@ -176,7 +181,7 @@ def _stamp(path: str) -> tuple[int, int]:
     try:
         found = Path(path).stat()
     except OSError:
-        return (-1, -1)
+        return GONE
     return (found.st_size, found.st_mtime_ns)
 
 

@@ -20,7 +20,9 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 LogFormat = Literal["json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-QUIET = ("botocore", "aiobotocore", "boto3", "s3transfer", "aiohttp", "urllib3", "asyncio", "httptools")
+QUIET = ("botocore", "aiobotocore", "boto3", "s3transfer", "aiohttp", "urllib3", "asyncio", "httptools", "watchfiles")
+TOLD_BY_US = ("botocore.credentials", "aiobotocore.credentials")
+"""They warn at every request, with a traceback, while credentials cannot be renewed; `aws.credentials` says it once."""
 VALUE_CHARACTERS = 256
 TRACEBACK_CHARACTERS = 8_000
 CHAINED_ERRORS = 5
@@ -83,6 +85,8 @@ def _replace_root_handlers(handler: logging.Handler, level: int) -> None:
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in TOLD_BY_US:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

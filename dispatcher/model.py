@@ -147,7 +147,10 @@ class NewFile(Struct, frozen=True, kw_only=True):
 
 
 class JobFile(NewFile, frozen=True, kw_only=True):
-    """A job file in the ledger. `lines` counts lines that are not blank: `lines = rejected + accepted`."""
+    """A job file in the ledger. `lines` counts lines that are not blank: `lines = rejected + accepted`.
+
+    Once it is cancelled, at `cancelled_at`, nothing more of it is sent.
+    """
 
     file_id: FileId
     cursor: Cursor
@@ -155,6 +158,7 @@ class JobFile(NewFile, frozen=True, kw_only=True):
     lines: int
     rejected: int
     published_at: float | None
+    cancelled_at: float | None = None
 
 
 class NewJob(Struct, frozen=True, kw_only=True, gc=False):

@@ -20,8 +20,9 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.admin.control import control_socket
 from dispatcher.admin.server import metrics_server
+from dispatcher.clock import SystemClock
 from dispatcher.commands import answer
-from dispatcher.engine import Engine, SystemClock, line_rules
+from dispatcher.engine import Engine, line_rules
 from dispatcher.errors import UsageError
 from dispatcher.intake import IntakeSettings, take_in
 from dispatcher.ledger.sqlite import open_sqlite
@@ -40,6 +41,8 @@ EXIT_SOME_DID_NOT = 1
 EXIT_INTERRUPTED = 130
 DRAIN_SECONDS = 25.0
 """How long a stopped run waits for what is on the wire: less than the 30 s that an orchestrator gives."""
+GIVE_UP_SECONDS = 1.0
+"""How long a stopped run waits for a copy to end at its next chunk."""
 REPORT_SECONDS = 0.25
 PAGE = 500
 
@@ -71,7 +74,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 class Request(Struct, frozen=True, kw_only=True):
     """What a one-shot command does. `report` is called a few times a second and at the end, `stopping` once told to
-    stop, `abandoned` right before the process ends without another word.
+    stop, `abandoned` where it is told so before anything is taken up: the process ends without another word.
     """
 
     settings: Settings
@@ -96,26 +99,32 @@ async def run(request: Request) -> int:
                     )
                     log.info("metrics", url=f"http://{address}/metrics")
                 files = await _take_up(request, made, stop)
+                if len(files) < len(request.sources):
+                    return EXIT_INTERRUPTED
                 await _check_places(made, files, request)
                 await _dispatch(made, files, request, stop)
             return await _exit_status(made, files, request, stop)
 
 
 async def _take_up(request: Request, made: Engine, stop: Stop) -> list[JobFile]:
+    """The job files in their order; not all of them where it was told to stop."""
+    files: list[JobFile] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_give_up, stop, request)
-        files = [
-            await take_up(one.path, made.intaker, payload_root=one.payload_root, name=one.name)
-            for one in request.sources
-        ]
+        with anyio.CancelScope() as taking:
+            tasks.start_soon(_give_up, stop, request, taking)
+            for one in request.sources:
+                file = await take_up(one.path, made.intaker, payload_root=one.payload_root, name=one.name)
+                files.append(file)
         tasks.cancel_scope.cancel()
     return files
 
 
-async def _give_up(stop: Stop, request: Request) -> None:
-    """Ends the process: a thread that waits for stdin, or unpacks, cannot be stopped, and nothing is at stake yet."""
+async def _give_up(stop: Stop, request: Request, taking: anyio.CancelScope) -> None:
+    """Ends what is being taken up. A thread that waits for stdin cannot be told: then the process ends, with nothing at stake yet."""
     await stop.requested.wait()
     request.abandoned()
+    taking.cancel()
+    await anyio.sleep(GIVE_UP_SECONDS)
     os._exit(EXIT_INTERRUPTED)
 
 
@@ -185,7 +194,7 @@ async def _publish(made: Engine, file: JobFile, folder: Path) -> None:
 
 
 async def _as_read(made: Engine, file: JobFile) -> JobFile:
-    return next(known for known in await made.ledger.files() if known.file_id == file.file_id)
+    return await made.ledger.file(file.file_id) or file
 
 
 async def _report(made: Engine, files: Sequence[JobFile], request: Request) -> None:
@@ -242,7 +251,7 @@ async def validated(settings: Settings, path: str) -> AsyncIterator[tuple[Checke
             )
             file = await take_up(path, intaker)
             await take_in(file, ledger=ledger, settings=intake, metrics=Metrics(CollectorRegistry()))
-            read = (await ledger.files())[0]
+            read = await ledger.file(file.file_id) or file
 
             async def rejections() -> AsyncIterator[Rejection]:
                 line = 0

@@ -8,6 +8,7 @@
 Any part that dies takes the process down: the ledger is made for that, and half a dispatcher loses time, not jobs.
 """
 
+import gc
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -33,13 +34,18 @@ from dispatcher.transports.staging import SdkStager
 
 log = structlog.get_logger(__name__)
 
+HELD_SECONDS = 2.0
+"""How long a start waits for a ledger that another process holds: longer than a `status` that reads it by itself."""
+
 
 @asynccontextmanager
 async def engine(settings: Settings, ledger_path: Path, registry: CollectorRegistry) -> AsyncIterator[Engine]:
     """Opens ledger and clients, recovers, and yields the wired parts; they do not run yet."""
     metrics = Metrics(registry, [EndpointName(name) for name in sorted(settings.endpoints())])
     async with AsyncExitStack() as stack:
-        ledger = await open_sqlite(ledger_path, on_commit=lambda seconds, _: metrics.committed(seconds))
+        ledger = await open_sqlite(
+            ledger_path, on_commit=lambda seconds, _: metrics.committed(seconds), patience_seconds=HELD_SECONDS
+        )
         stack.push_async_callback(ledger.aclose)
         endpoints = sorted(
             {EndpointName(name) for name in settings.endpoints()} | {q.endpoint for q in ledger.queues()}
@@ -65,11 +71,19 @@ async def engine(settings: Settings, ledger_path: Path, registry: CollectorRegis
         )
         stack.callback(made.close)
         await made.recover()
+        _spare_the_collector()
         yield made
 
 
 def _calls(metrics: Metrics) -> Calls:
     return Calls(observe=metrics.requested, began=metrics.request_began, over=metrics.request_over)
+
+
+def _spare_the_collector() -> None:
+    """What was opened stays: a hundred thousand objects, most of them the SDK's models of its services. Looked through twice
+    a second at full load, they stopped the event loop for 75 ms each time, up to 100 ms; without them it is under 10 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 def _transports(

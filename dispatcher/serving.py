@@ -12,12 +12,14 @@ file's way through the service is read best in one place.
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import structlog
+from anyio import from_thread
 from anyio.abc import TaskGroup
 from prometheus_client import CollectorRegistry
 
@@ -27,6 +29,7 @@ from dispatcher.admin.systemd import notify
 from dispatcher.commands import answer
 from dispatcher.engine import Engine
 from dispatcher.errors import ChangedFileError, UnreadableFileError, UsageError
+from dispatcher.formats.disk import check_folder_of
 from dispatcher.identity import RUN_ID_BYTES, run_id
 from dispatcher.model import Error, FailureReason, FileId, JobFile, State
 from dispatcher.replays import Replay, make_replay, original, unfinished
@@ -37,13 +40,17 @@ from dispatcher.sources.disk import Disk, free_bytes, watch_disk
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import open_inbox
 from dispatcher.sources.originals import original_lines
+from dispatcher.sources.patience import patient
 from dispatcher.sources.retention import Retention
+from dispatcher.sources.turns import Turns, is_small, size_on_disk
 from dispatcher.sources.uptake import Uptake, UptakeSettings
 
 log = structlog.get_logger(__name__)
 
-FILES_AT_ONCE = 128
-"""Job files that are taken up and read side by side; more of them wait in the inbox."""
+SMALL_FILES_AT_ONCE = 128
+"""Small job files that are on their way into the ledger; more of them wait in the inbox."""
+READERS = 64
+"""Small job files that are read side by side, and as many large ones: far from the 1,024 descriptors that a process may have."""
 PUBLISHERS = 4
 DEADLINE_SECONDS = 1.0
 """How often it is looked whether a job file's deadline has passed."""
@@ -96,8 +103,9 @@ class Service:
         self._folder = folder
         self._disk = disk
         self._stop = stop
-        # One for each file that is being taken up and read; whoever finds none waits, and the file waits in the inbox.
-        self._slots = anyio.Semaphore(FILES_AT_ONCE)
+        # One for each small file that is being taken up and read; whoever finds none waits, and the file waits in the inbox.
+        self._slots = anyio.Semaphore(SMALL_FILES_AT_ONCE)
+        self._reading = Turns(READERS)
         # Files whose results are being published: an end that is seen twice is worked on once.
         self._publishing: set[FileId] = set()
         # Files by the end of their time, until their results stand.
@@ -176,7 +184,7 @@ class Service:
         for taken in lying:
             file = known.get(taken.run_id)
             if file is None:
-                sources.start_soon(self._take_up, taken, uptake, True, name=f"intake of {taken.name}")
+                sources.start_soon(self._take_up, taken, uptake, ExitStack(), True, name=f"intake of {taken.name}")
             elif file.published_at is not None:
                 await self._finish(file)
         for run in unpublished:
@@ -193,21 +201,24 @@ class Service:
         )
 
         async def accept(batch: list[Taken]) -> None:
-            for taken in batch:
-                await self._slots.acquire()
-                sources.start_soon(self._take_up_and_release, taken, uptake, name=f"intake of {taken.name}")
+            sizes = await anyio.to_thread.run_sync(lambda: [size_on_disk(taken.path) for taken in batch])
+            for taken, size in zip(batch, sizes, strict=True):
+                slot = ExitStack()
+                if is_small(size):
+                    await self._slots.acquire()
+                    slot.callback(self._slots.release)
+                sources.start_soon(self._take_up, taken, uptake, slot, False, name=f"intake of {taken.name}")
 
         await inbox.run(accept)
 
-    async def _take_up_and_release(self, taken: Taken, uptake: Uptake) -> None:
-        try:
-            await self._take_up(taken, uptake, False)
-        finally:
-            self._slots.release()
-
-    async def _take_up(self, taken: Taken, uptake: Uptake, rebuilt: bool) -> None:
-        file = await uptake.take_up(taken, rebuilt=rebuilt)
-        if file is not None:
+    async def _take_up(self, taken: Taken, uptake: Uptake, slot: ExitStack, rebuilt: bool) -> None:
+        with slot:
+            file = await uptake.take_up(taken, rebuilt=rebuilt)
+            if file is None:
+                return
+            if not is_small(file.size_bytes):
+                # It was small only while it was packed: nobody in the inbox waits for it.
+                slot.close()
             await self._read(file)
 
     async def _go_on(self, file: JobFile, uptake: Uptake) -> None:
@@ -221,16 +232,21 @@ class Service:
     async def _read(self, file: JobFile) -> None:
         self._open[file.file_id] = file
         try:
-            await self._made.add(file)
+            await patient(lambda: self._add(file))
         except (UnreadableFileError, ChangedFileError) as error:
             await self._give_up(file, str(error))
+
+    async def _add(self, file: JobFile) -> None:
+        await anyio.to_thread.run_sync(check_folder_of, file.data_path)
+        await self._made.add(await self._made.ledger.file(file.file_id) or file, self._reading.of(file.size_bytes))
 
     async def _give_up(self, file: JobFile, reason: str) -> None:
         """The file cannot be read to its end: what of it is not on its way ends here, what is gets its result."""
         log.error("job file cannot be read to its end", name=file.name, reason=reason)
         self._open[file.file_id] = file
         error = Error(FailureReason.PAYLOAD_GONE, reason[:500])
-        await self._made.ledger.end_unsent(file.file_id, State.CANCELLED, self._made.clock.now(), error)
+        now = self._made.clock.now()
+        await patient(lambda: self._made.ledger.end_unsent(file.file_id, State.CANCELLED, now, error))
         self._made.read_to_its_end(file.file_id)
 
     async def _replay(self, name: str | None, states: Sequence[State]) -> dict[str, Any]:
@@ -264,7 +280,7 @@ class Service:
     async def _make_replay(self, of: JobFile, states: Sequence[State]) -> Replay:
         settings = self._settings
         with ExitStack() as stack:
-            found = original_lines(self._folder, of, settings.work_max_bytes)
+            found = original_lines(self._folder, of, settings.work_max_bytes, from_thread.check_cancelled)
             lines = await anyio.to_thread.run_sync(stack.enter_context, found)
             keep, folder = settings.endpoint is None, self._folder.work / REPLAYS
             return await make_replay(self._made.ledger, of, states, folder, keep_endpoint=keep, lines=lines)
@@ -288,7 +304,7 @@ class Service:
                 continue
             self._publishing.add(file)
             try:
-                await self._publish(self._open[file])
+                await patient(partial(self._publish, self._open[file]))
             finally:
                 self._publishing.discard(file)
 
@@ -297,10 +313,11 @@ class Service:
         await made.tracker.last_look(file.file_id, published=False)
         if not made.finished(file.file_id):
             return
+        await anyio.to_thread.run_sync(self._folder.mend)
         standing = await anyio.to_thread.run_sync(self._folder.standing, file)
         if standing is None:
-            read = next(known for known in await made.ledger.files() if known.file_id == file.file_id)
-            await made.results.write(read, self._folder.results_place(file.run_id))
+            read = await made.ledger.file(file.file_id)
+            await made.results.write(read or file, self._folder.results_place(file.run_id))
             await anyio.to_thread.run_sync(self._folder.publish, file)
         await made.ledger.published(file.file_id, made.clock.now())
         await self._finish(file)
@@ -314,23 +331,22 @@ class Service:
         log.info("job file finished", name=file.name, run_id=file.run_id, into=into)
 
     async def _end_overdue(self) -> None:
-        """Ends what is not submitted of cancelled files, and of others by their deadline; again, since what was claimed
-        then may have come back, and what was not read yet been accepted.
+        """Ends what is not submitted of files whose deadline has passed; again, since what was claimed then may have come
+        back, and what was not read yet been accepted.
         """
         error = Error(FailureReason.RESULT_MISSING, "not submitted before the job file's deadline")
         while True:
             await anyio.sleep(DEADLINE_SECONDS)
             now = self._made.clock.now()
             for file in overdue(list(self._open.values()), now):
-                await self._made.ledger.end_unsent(file.file_id, State.EXPIRED, now, error)
-            for file in [file for file in self._open.values() if self._made.cancelled(file.file_id)]:
-                await self._made.cancel(file)
+                await patient(partial(self._made.ledger.end_unsent, file.file_id, State.EXPIRED, now, error))
 
     async def _prune(self, retention_seconds: float, uptake: Uptake) -> None:
         """Forgets old rows of the ledger, in small slices."""
         while True:
             before = {file.file_id: file.name for file in await self._made.ledger.files()}
-            while await self._made.ledger.prune(self._made.clock.now() - retention_seconds, PRUNE_ROWS):  # noqa: ASYNC110
+            old = self._made.clock.now() - retention_seconds
+            while await patient(partial(self._made.ledger.prune, old, PRUNE_ROWS)):  # noqa: ASYNC110
                 await anyio.sleep(0.05)
             for gone in before.keys() - {file.file_id for file in await self._made.ledger.files()}:
                 uptake.forget(before[gone])

@@ -11,7 +11,7 @@ from dispatcher.model import FINAL_STATES, OUTSTANDING_STATES, FailureReason, Fi
 
 
 class FileStatus(Struct, frozen=True, kw_only=True):
-    """A job file. `eta_seconds` is None where no process works on it, or nothing has finished yet."""
+    """A job file. `eta_seconds`, at the rate of the last minute, is None where no process works on it, or nothing finished then."""
 
     name: str
     run_id: str
@@ -71,7 +71,7 @@ class JobStatus(Struct, frozen=True, kw_only=True):
 
 
 class Work(Struct, frozen=True):
-    """What only the process that works knows. `rate` is jobs a second that reach a final state, None if not known."""
+    """What only the process that works knows. `rate` is jobs a second that reached a final state of late, None if none did."""
 
     rate: Callable[[FileId], float | None]
     paused: Mapping[str, list[FailureReason]]

@@ -22,6 +22,7 @@ from dispatcher.model import (
     SHARD_JOBS,
     EndpointName,
     FileId,
+    OpenJob,
     QueueId,
     Shard,
     State,
@@ -50,7 +51,9 @@ class Watch(Struct, kw_only=True):
     has cost, `found` how many results they found, `unanswered` how many of the latest looks S3 did not answer, `noted` how
     many receipts came in since this process watches, `look_at` its place in the schedule, `looking` whether a look is under
     way: never two at once. A failure that was found and must wait to be believed is looked at again at `again_at`.
-    `looked_for_failures`: once the first results of a full shard were found, what is missing may well have failed.
+    `looked_for_failures`: once the first results of a full shard were found, by this process or (`some_ended`) an earlier
+    one, what is missing may well have failed. `looks` are those that S3 answered: a look for failures that it did not
+    answer is still to be made.
     """
 
     key: ShardKey
@@ -68,7 +71,13 @@ class Watch(Struct, kw_only=True):
     noted: int = 0
     look_at: float = 0.0
     looked_for_failures: bool = False
+    some_ended: bool = False
     again_at: float = NEVER
+
+    @property
+    def results_come(self) -> bool:
+        """Whether the shard is full and has some."""
+        return not self.filling and (self.found > 0 or self.some_ended)
 
     def count(self, calls: int, found: int) -> None:
         """So many S3 calls were made for it, and found so much."""
@@ -234,18 +243,26 @@ class Tracker:
         found = watch.found
         missing = await self._fates.outputs(queue, jobs, watch.count)
         answered = watch.found - found + len(missing) == len(jobs)
-        watch.unanswered = 0 if answered else watch.unanswered + 1
         missing = [job for job in missing if job.state is State.SUBMITTED]
-        overdue = [job for job in missing if job.due_at <= now]
-        again = watch.again_at <= now
-        watch.again_at = NEVER if again else watch.again_at
-        coming = watch.found > 0 and not watch.filling and not watch.looked_for_failures
-        watch.looked_for_failures = watch.looked_for_failures or coming
-        if overdue or again or (missing and (coming or watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1)):
+        if self._may_have_failed(watch, missing, now):
+            asked, found, watch.again_at = len(missing), watch.found, NEVER
             missing = await self._fates.failures(queue, missing, watch.count, watch.postpone)
+            answered = answered and watch.found - found + len(missing) == asked
+            if answered:
+                watch.looked_for_failures = watch.looked_for_failures or watch.results_come
+            else:
+                watch.postpone(now + ask_again_seconds(watch.unanswered + 1))
         await self._fates.expire(queue, [job for job in missing if job.due_at <= now])
         watch.due_at = min((job.due_at for job in missing if job.due_at > now), default=watch.deadline_at)
-        watch.looks += 1
+        watch.unanswered = 0 if answered else watch.unanswered + 1
+        watch.looks += answered
+
+    def _may_have_failed(self, watch: Watch, missing: list[OpenJob], now: float) -> bool:
+        """Whether this look is one for failures, too."""
+        if watch.again_at <= now or any(job.due_at <= now for job in missing):
+            return True
+        first = watch.results_come and not watch.looked_for_failures
+        return bool(missing) and (first or watch.looks % FAILURE_LOOKS == FAILURE_LOOKS - 1)
 
     async def _refresh(self, watch: Watch) -> None:
         """The shard as the ledger has it now; nothing more to watch where nothing waits."""
@@ -308,4 +325,5 @@ class Tracker:
             last_submitted_at=shard.last_submitted_at,
             due_at=shard.last_deadline_at,
             deadline_at=shard.last_deadline_at,
+            some_ended=shard.waiting + shard.unsent < shard.jobs,
         )

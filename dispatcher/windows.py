@@ -3,10 +3,13 @@
     Window        attempts in flight: grows while they are taken, shrinks by a part when the service throttles, and only then
     Bucket        requests or bytes a second
     Outstanding   jobs submitted and not settled: no more than the model gets done before the first of them would expire
+    Recent        how many a second of late, which tells how long the rest will take
 
 A window need not be whole: of 2.3, two slots are always there, and the third three tenths of the time. Below one it means
 less than one attempt at a time: the next one waits until its share of a round trip has passed.
 """
+
+from collections import deque
 
 from msgspec import Struct
 
@@ -20,6 +23,8 @@ LEAST = 0.05
 """Never less than one attempt in twenty round trips: something must find out that the throttling is over."""
 RAMP_FROM = 4.0
 """Where a window starts, and starts again after an outage; from there it doubles in a round trip."""
+RECENT_SECONDS = 60.0
+"""What counts as of late: a minute, so that a file's stragglers do not live on the rate of those before them."""
 SOON_SECONDS = 1e-6
 """Not worth a timer; and less than what a clock's rounding leaves over of a wait that has ended."""
 
@@ -177,3 +182,29 @@ def outstanding_limit(measured: Measured, ttl_seconds: float, floor: int) -> int
     if measured.seconds <= 0:
         return floor
     return max(floor, int(0.8 * ttl_seconds * measured.jobs / measured.seconds))
+
+
+class Recent:
+    """How many a second there were over the last RECENT_SECONDS, or since `since` where that is less. Keeps a number a second."""
+
+    def __init__(self, since: float) -> None:
+        self._since = since
+        # (second, how many in it), oldest first.
+        self._counts: deque[tuple[int, int]] = deque()
+
+    def add(self, count: int, now: float) -> None:
+        """So many more."""
+        second = int(now)
+        before = self._counts.pop()[1] if self._counts and self._counts[-1][0] == second else 0
+        self._counts.append((second, before + count))
+        self._forget(now)
+
+    def rate(self, now: float) -> float | None:
+        """The mean; None where there was none of late."""
+        self._forget(now)
+        total = sum(count for _, count in self._counts)
+        return total / min(max(now - self._since, 1.0), RECENT_SECONDS) if total else None
+
+    def _forget(self, now: float) -> None:
+        while self._counts and self._counts[0][0] <= int(now) - RECENT_SECONDS:
+            self._counts.popleft()

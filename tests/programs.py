@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,17 @@ def started(
     *arguments: object,
     module: str = "dispatcher",
     file_blocks: int | None = None,
+    before: Sequence[str] = (),
     **variables: str,
 ) -> Iterator[Running]:
     """`dispatcher ARGUMENTS` in `folder`, which runs while the block does at the longest.
 
-    `file_blocks` is how many blocks of 512 bytes any file that it writes may have. `variables` are environment variables.
+    `file_blocks` is how many blocks of 512 bytes any file that it writes may have; `before` is the command that runs it, if any.
+    `variables` are environment variables.
     """
     number = len(list(folder.glob("*.stdout")))
     out, err = folder / f"{number}.stdout", folder / f"{number}.stderr"
-    command = [sys.executable, "-W", "error::ResourceWarning", "-m", module, *map(str, arguments)]
+    command = [*before, sys.executable, "-W", "error::ResourceWarning", "-m", module, *map(str, arguments)]
     if file_blocks is not None:
         command = ["sh", "-c", f'ulimit -f {file_blocks}; exec "$@"', "sh", *command]
     with out.open("wb") as stdout, err.open("wb") as stderr:

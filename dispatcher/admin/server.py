@@ -1,19 +1,22 @@
 """The small HTTP server beside the dispatcher: metrics to scrape, and whether it lives and is ready. Read-only, no secrets.
 
-Only `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`. Health tells no more than yes or no: that an answer comes at
-all shows that the event loop turns. One scrape at a time is written out, in a thread of its own.
+Only `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`. It has a thread and an event loop of its own: under full load
+every turn of the dispatcher's takes as long as all the answers that have come, and a scrape needs several. So an answer
+says nothing of that loop; `healthy` must.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
+import anyio
 from aiohttp import web
+from anyio import to_thread
+from anyio.from_thread import start_blocking_portal
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
+from dispatcher.admin.exposition import encoder
 from dispatcher.errors import UsageError
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -22,6 +25,9 @@ DEFAULT_LISTEN = "127.0.0.1:9464"
 KEEPALIVE_SECONDS = 75.0
 """Longer than Prometheus's usual scrape interval, so that its connection lasts."""
 SHUTDOWN_SECONDS = 1.0
+
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -33,23 +39,45 @@ async def metrics_server(
 ) -> AsyncGenerator[str]:
     """Serves while the block runs; yields the address it is bound to (`host:port`; port 0 takes a free one).
 
-    `ready` and `healthy` are called on the event loop for each request and must not wait. An address that is no
+    `ready` and `healthy` are called on the server's thread for each request and must not wait. An address that is no
     address, or cannot be bound, is a UsageError.
     """
     host, port = parse_address(listen)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="scrape") as thread:
-        runner = web.AppRunner(
-            _application(partial(_metrics, registry, thread), ready, healthy),
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            shutdown_timeout=SHUTDOWN_SECONDS,
-        )
-        await runner.setup()
+    with ExitStack() as stack:
+        portal = await _entered(stack, start_blocking_portal(name="admin"))
+        served = _served(registry, ready, healthy, partial(_bind, host=host, port=port, listen=listen))
         try:
-            yield await _bind(runner, host, port, listen)
+            yield await _entered(stack, portal.wrap_async_context_manager(served))
         finally:
-            await runner.cleanup()
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(stack.close)
+
+
+async def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
+    """Enters what another thread has to begin, without keeping the loop waiting."""
+    return await to_thread.run_sync(stack.enter_context, context)
+
+
+@asynccontextmanager
+async def _served(
+    registry: CollectorRegistry,
+    ready: Callable[[], bool],
+    healthy: Callable[[], bool],
+    bind: Callable[[web.AppRunner], Awaitable[str]],
+) -> AsyncGenerator[str]:
+    """The server itself, on the loop that it is entered on."""
+    runner = web.AppRunner(
+        _application(partial(_metrics, registry), ready, healthy),
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+    await runner.setup()
+    try:
+        yield await bind(runner)
+    finally:
+        await runner.cleanup()
 
 
 def parse_address(listen: str) -> tuple[str, int]:
@@ -81,20 +109,9 @@ def _application(metrics: Handler, ready: Callable[[], bool], healthy: Callable[
     return application
 
 
-async def _metrics(registry: CollectorRegistry, thread: ThreadPoolExecutor, request: web.Request) -> web.Response:
-    # 1,500 series take about 10 ms to write out: too long for the loop that sends jobs.
-    accept = request.headers.get("Accept", "")
-    body, content_type = await asyncio.get_running_loop().run_in_executor(thread, _encode, registry, accept)
-    return web.Response(body=body, headers={"Content-Type": content_type})
-
-
-def _encode(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    try:
-        encode, content_type = choose_encoder(accept)
-    except (ValueError, TypeError):
-        # The library trips over a version that is none; plain text suits everybody.
-        encode, content_type = choose_encoder("")
-    return encode(registry), content_type
+async def _metrics(registry: CollectorRegistry, request: web.Request) -> web.Response:
+    encode, content_type = encoder(request.headers.get("Accept", ""))
+    return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
 
 async def _verdict(holds: Callable[[], bool], _: web.Request) -> web.Response:

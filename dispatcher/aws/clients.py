@@ -19,6 +19,7 @@ from botocore.regions import EndpointResolverBuiltins
 from msgspec import Struct
 
 from dispatcher.aws.calls import watch
+from dispatcher.aws.credentials import Credentials
 from dispatcher.aws.faults import clean
 from dispatcher.aws.listings import take_objects
 from dispatcher.aws.resolver import BoundedResolver
@@ -50,12 +51,12 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
 class Clients(Struct, frozen=True, kw_only=True):
     """Open clients, and what the service logs of them. `endpoints` are the effective URLs by service.
 
-    `credentials` are the SDK's own object, which all clients share; `ca_bundle` the one that was chosen, if any.
+    `credentials` are those that all clients share; `ca_bundle` the one that was chosen, if any.
     """
 
     sagemaker: Any
     s3: Any
-    credentials: Any
+    credentials: Credentials
     ca_bundle: str | None
     region: str
     endpoints: dict[str, str]
@@ -66,8 +67,9 @@ async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
     """Opens the session's clients; closes them at the end. Raises UsageError for what a person has to put right."""
     session = _session(settings)
     region = _region(session)
-    credentials = await _check_credentials(session)
+    await _check_credentials(session)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(session.credentials.aclose)
         # One after the other: the SDK's credential cache has no lock for clients that are made at the same time.
         sagemaker = await _client(stack, session, "sagemaker-runtime", region, settings)
         check_inline(sagemaker)
@@ -77,17 +79,33 @@ async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
         yield Clients(
             sagemaker=sagemaker,
             s3=s3,
-            credentials=credentials,
+            credentials=session.credentials,
             ca_bundle=session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or None,
             region=region,
             endpoints=endpoints,
         )
 
 
-def _session(settings: ClientSettings) -> AioSession:
-    session = AioSession(session_vars=_SESSION_VARIABLES, profile=settings.profile)
-    if settings.region is not None:
-        session.set_config_variable("region", settings.region)
+class _Session(AioSession):  # type: ignore[misc]  # the SDK has no types
+    """A session whose clients sign with keys that are kept fresh."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        super().__init__(session_vars=_SESSION_VARIABLES, profile=settings.profile)
+        if settings.region is not None:
+            self.set_config_variable("region", settings.region)
+        # A new session each time: one reads the files and the environment once in its life.
+        self.credentials = Credentials(lambda: _Session(settings).of_chain())
+
+    async def get_credentials(self) -> Credentials:
+        return self.credentials
+
+    async def of_chain(self) -> Any:
+        """What the SDK's own chain finds; None where it finds nothing."""
+        return await super().get_credentials()
+
+
+def _session(settings: ClientSettings) -> _Session:
+    session = _Session(settings)
     try:
         session.get_scoped_config()
     except ProfileNotFound as error:
@@ -104,26 +122,21 @@ def _region(session: AioSession) -> str:
     return str(region)
 
 
-async def _check_credentials(session: AioSession) -> Any:
+async def _check_credentials(session: _Session) -> None:
     """Resolves the credentials once, so that a missing or broken provider is found before anything is claimed."""
     try:
-        credentials = await session.get_credentials()
-        if credentials is not None:
-            await credentials.get_frozen_credentials()
+        found = await session.credentials.open()
     except PartialCredentialsError as error:
         raise UsageError(f"the AWS credentials are incomplete: {clean(str(error))}") from error
     except (BotoCoreError, ClientError, RuntimeError, OSError) as error:
         raise UsageError(f"the AWS credentials cannot be had: {clean(str(error))}") from error
-    if credentials is None:
+    if not found:
         raise UsageError(
             "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run with a role"
         )
-    return credentials
 
 
-async def _client(
-    stack: AsyncExitStack, session: AioSession, service: str, region: str, settings: ClientSettings
-) -> Any:
+async def _client(stack: AsyncExitStack, session: _Session, service: str, region: str, settings: ClientSettings) -> Any:
     resolver = BoundedResolver(settings.connect_timeout_seconds)
     stack.push_async_callback(resolver.close)
     try:
@@ -135,6 +148,7 @@ async def _client(
         hint = f"check AWS_ENDPOINT_URL, {variable}, and the region {clean(region, 64)!r}"
         raise UsageError(f"no client for {service}: {clean(str(error))}; {hint}") from error
     watch(client, service)
+    client.meta.events.register("after-call", session.credentials.refused)
     return client
 
 

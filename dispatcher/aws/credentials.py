@@ -1,109 +1,184 @@
-"""The credentials in force, at hand without waiting.
+"""The keys that requests are signed with, renewed beside the requests: nobody waits for a provider while there are valid keys.
 
-The SDK's own object refreshes within a request: whoever comes in the last ten minutes of its credentials waits, and fails
-when the provider fails, though they are still good; and each who waits asks the provider again. Here one task at a time
-refreshes while requests go on with what is valid; only when nothing valid is left a request waits for that task, and gets
-its error.
-
-The SDK's object stays the owner: what another client of the session has refreshed is seen within a second. When to refresh
-is its rule too (`refresh_needed`: fifteen minutes before the end, as a rule).
+The SDK's own way lets requests wait in a queue for the provider from ten minutes before the end, fails them where it is away
+then, and reads static keys once. Here the first request that finds the end near begins a renewal, one at a time, and is signed
+with the keys at hand; only without valid keys it waits. A renewal that brought nothing new is made again after a pause that
+doubles. Keys that the service refuses, whatever was said of their end, are looked for in the whole chain again: in files, in
+the environment's endpoint, by the process. What is valid is what the SDK says by this machine's clock.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dispatcher.aws.signing import Credentials
+import structlog
+from botocore.exceptions import CredentialRetrievalError
+from msgspec import Struct
 
+from dispatcher.aws.codes import CODES
+from dispatcher.aws.faults import clean
+from dispatcher.aws.signing import Keys
+from dispatcher.model import FailureReason
+
+log = structlog.get_logger(__name__)
+
+EARLY_SECONDS = 900
+"""So long before their end keys are renewed: the SDK's own measure, which providers know."""
+PAUSE_SECONDS = 1.0
+PAUSE_MAX_SECONDS = 30.0
+"""Between renewals that bring nothing new; no longer than between two probes of a lane that waits for keys."""
 LOOK_SECONDS = 1.0
-"""Between two looks at the SDK's object, and between two attempts to refresh where nothing valid is left."""
-RETRY_SECONDS = 10.0
-"""Between two attempts to refresh what is still valid."""
-REFRESH_SECONDS = 60.0
-"""A provider that hangs longer is taken for one that fails; then the next attempt is due."""
+"""How long keys that were found valid are taken to be so: whether they are costs as much as a signature."""
+
+Load = Callable[[], Awaitable[Any]]
+"""Asks the SDK's chain from its beginning: its credentials, or None. Raises whatever a provider raises."""
 
 
-class CredentialKeeper:
-    """Keeps the credentials of the SDK's object `source`.
+class Held(Struct, frozen=True):
+    """Credentials as the SDK made them, and the keys they had when they were last asked."""
 
-    `_task` is the one refresh under way, `_failure` what the last one ended in; `_held` is valid or None, `_last` what was
-    valid last. All are written on the event loop alone.
+    made: Any
+    keys: Any
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether they are valid for so long; keys without an end are."""
+        refresh_needed = getattr(self.made, "refresh_needed", None)
+        return refresh_needed is None or not refresh_needed(seconds)
+
+
+class Credentials:
+    """Stands where the SDK expects its credentials, and has keys at hand for who signs without it. `open` first; `aclose` ends a
+    renewal that is on.
     """
 
-    def __init__(self, source: Any, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._source = source
-        self._expires = hasattr(source, "refresh_needed")
+    def __init__(self, load: Load, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._load = load
         self._monotonic = monotonic
-        self._look_at = self._asked_at = float("-inf")
-        self._fetched: Any = None
-        self._frozen: Any = None
-        self._held: Credentials | None = None
-        self._last: Credentials | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
+        self._held: Held | None = None
+        # The renewal that is on, or the last one.
+        self._renewal: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+        self._pause_seconds = 0.0
+        # The service refused the keys since they were made. Set by `refused`, cleared by a renewal.
+        self._refused = False
+        # Why the latest renewal failed; empty after one that did not.
+        self._trouble = ""
+        # The keys of `_held`: one object as long as they are the same. And until when they are taken to be valid.
+        self._keys = Keys("", "", None)
+        self._valid_until = float("-inf")
 
-    def current(self) -> Credentials | None:
-        """What is valid now; None where it has to be waited for. May start a refresh; does not wait for it."""
-        now = self._monotonic()
-        if now >= self._look_at:
-            self._look(now)
-        return self._held
-
-    def latest(self) -> Credentials:
-        """What is valid now, else what was last: for a request that is about to leave. RuntimeError where there never was any."""
-        latest = self.current() or self._last
-        if latest is None:
-            raise RuntimeError("no credentials have been had yet")
-        return latest
-
-    async def renewed(self) -> Credentials:
-        """What is valid, after the refresh under way where need be. Raises what the provider raised, which is asked once a second."""
-        held = self.current()
-        if held is None and self._task is not None:
-            await asyncio.wait([self._task])  # whoever is cancelled here leaves the task to the others
-            held = self.current()
-        if held is None:
-            raise self._failure or RuntimeError("the credentials have expired, and newer ones are not to be had")
-        return held
+    async def open(self) -> bool:
+        """Asks the chain for the first time; whether it has credentials. Raises what providers raise."""
+        made = await self._load()
+        if made is not None:
+            self._held = Held(made, await made.get_frozen_credentials())
+            self._valid_until = float("-inf")
+        return made is not None
 
     async def aclose(self) -> None:
-        """Ends a refresh that is under way. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.wait([self._renewal])
 
-    def _look(self, now: float) -> None:
-        frozen = self._valid()
-        if frozen is not None and frozen is not self._frozen:
-            self._frozen = frozen
-            self._last = Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-        self._held = None if frozen is None else self._last
-        # With nothing valid each request looks for itself, so that all go on as soon as there is something.
-        self._look_at = float("-inf") if frozen is None else now + LOOK_SECONDS
-        if frozen is None or (self._expires and self._source.refresh_needed()):
-            self._refresh(now, LOOK_SECONDS if frozen is None else RETRY_SECONDS)
+    @property
+    def method(self) -> str:
+        """Where they come from, in the SDK's words."""
+        return str(getattr(self._held and self._held.made, "method", ""))
 
-    def _valid(self) -> Any:
-        """What the SDK's object holds, unless that has expired. Keys without an expiry are there after one fetch."""
-        if not self._expires:
-            return self._fetched
-        # The one public way to them waits, and may raise though they are valid: hence the private name.
-        frozen = getattr(self._source, "_frozen_credentials", self._fetched)
-        return None if frozen is None or self._source.refresh_needed(0) else frozen
+    def current(self) -> Keys | None:
+        """Keys to sign with, at hand; None where they have to be waited for. May begin a renewal; does not wait for it."""
+        if self._monotonic() >= self._valid_until:
+            self._look()
+        return self._keys if self._valid_until > float("-inf") else None
 
-    def _refresh(self, now: float, after_seconds: float) -> None:
-        """Starts a refresh, if none is under way and the last was started so long ago."""
-        if self._task is None and now >= self._asked_at + after_seconds:
-            self._asked_at = now
-            self._task = asyncio.get_running_loop().create_task(self._ask())
+    def latest(self) -> Keys:
+        """The keys that are valid, or were: for a request that is about to leave."""
+        return self.current() or self._keys
 
-    async def _ask(self) -> None:
+    def _look(self) -> None:
+        self._begin_if_due()
+        held = self._valid()
+        self._valid_until = float("-inf") if held is None else self._monotonic() + LOOK_SECONDS
+        if held is not None:
+            keys = Keys(held.keys.access_key, held.keys.secret_key, held.keys.token)
+            self._keys = self._keys if keys == self._keys else keys
+
+    async def get_frozen_credentials(self) -> Any:
+        """Keys to sign with. CredentialRetrievalError where there are none that are valid."""
+        self._begin_if_due()
+        if self._valid() is None and self._renewal is not None:
+            # The call has a deadline of its own; the renewal goes on for the next one.
+            await asyncio.shield(self._renewal)
+        valid = self._valid()
+        if valid is None:
+            raise CredentialRetrievalError(provider=self.method, error_msg=self._trouble or "they have expired")
+        return valid.keys
+
+    async def get_account_id(self) -> Any:
+        """The account, where the provider names it."""
+        return None if self._held is None else self._held.keys.account_id
+
+    def get_deferred_property(self, name: str) -> Callable[[], Awaitable[Any]]:
+        """What the SDK asks for while it makes a client; it names the account alone."""
+        assert name == "account_id"
+        return self.get_account_id
+
+    def refused(self, parsed: dict[str, Any], **_: Any) -> None:
+        """Takes note of an answer (the SDK's `after-call`) that says the keys are no good."""
+        meaning = CODES.get(str(parsed.get("Error", {}).get("Code")))
+        if meaning is not None and meaning.reason is FailureReason.CREDENTIALS:
+            self.distrust()
+
+    def distrust(self) -> None:
+        """The service says that the keys are no good."""
+        self._refused = True
+        self._valid_until = float("-inf")
+
+    def _valid(self) -> Held | None:
+        return self._held if self._held is not None and self._held.lasts(0) else None
+
+    def _begin_if_due(self) -> None:
+        if self._is_due():
+            self._renewal = asyncio.create_task(self._renew())
+
+    def _is_due(self) -> bool:
+        if self._renewal is not None and not self._renewal.done():
+            return False
+        if self._held is not None and self._held.lasts(EARLY_SECONDS) and not self._refused:
+            return False
+        return self._monotonic() >= self._not_before
+
+    async def _renew(self) -> None:
+        refused, self._refused = self._refused, False
+        before = self._held
         try:
-            async with asyncio.timeout(REFRESH_SECONDS):
-                self._fetched = await self._source.get_frozen_credentials()
-            self._failure = None
-        except Exception as error:  # the border: whatever a provider raises, told to whoever has nothing valid
-            self._failure = error
-        finally:
-            self._task = None
+            self._held = await self._renewed(before, refused)
+        except Exception as error:  # whatever a provider raises: requests are told of it while there are no valid keys
+            self._fail(error)
+        else:
+            self._trouble = ""
+        self._valid_until = float("-inf")
+        self._put_off(news=before is None or self._held is None or before.keys != self._held.keys)
+
+    async def _renewed(self, held: Held | None, refused: bool) -> Held:
+        made = None if held is None or refused else held.made
+        if made is None:
+            made = await self._load()
+        if made is None:
+            raise CredentialRetrievalError(provider=self.method, error_msg="there are none any more")
+        return Held(made, await made.get_frozen_credentials())
+
+    def _put_off(self, *, news: bool) -> None:
+        """Keys that were refused as soon as they came are not asked for at once either."""
+        longer = min(max(2 * self._pause_seconds, PAUSE_SECONDS), PAUSE_MAX_SECONDS)
+        self._pause_seconds = PAUSE_SECONDS if news else longer
+        self._not_before = self._monotonic() + self._pause_seconds
+        if news:
+            log.info("credentials renewed", method=self.method)
+
+    def _fail(self, error: Exception) -> None:
+        text = clean(f"{type(error).__name__}: {error}")
+        if not self._trouble:
+            log.warning("credentials cannot be renewed; tried again", method=self.method, error=text)
+        self._trouble = text

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from typing import Any
 
 import botocore.session
-from aiobotocore.session import AioSession
 from botocore.exceptions import ClientError
 from msgspec import Struct
 
@@ -98,7 +97,7 @@ class Chain:
     def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
         self._settings = ClientSettings(max_in_flight=16, connect_timeout_seconds=CONNECT_SECONDS)
-        self._session: AioSession | None = None
+        self._session: clients._Session | None = None
 
     def region(self) -> str:
         """The region. UsageError where there is none, or the configuration cannot be read."""
@@ -108,14 +107,14 @@ class Chain:
         """Where the credentials come from, in the SDK's words (`env`, `iam-role`, …). UsageError where there are none."""
         session = self._opened()
         await clients._check_credentials(session)
-        found = await session.get_credentials()
-        return str(found.method)
+        return session.credentials.method
 
     @asynccontextmanager
     async def open(self, expect_continue: bool = False) -> AsyncIterator["Probes"]:
         """Clients of everything that is asked. UsageError where one cannot be made."""
         session, region = self._opened(), self.region()
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(session.credentials.aclose)
             made = {
                 name: await clients._client(stack, session, name, region, self._settings)
                 for name in ("sagemaker-runtime", "sagemaker", "sts", "s3")
@@ -123,7 +122,7 @@ class Chain:
             clients._prepare_s3(made["s3"], expect_continue)
             yield Probes(made, self._deadline)
 
-    def _opened(self) -> AioSession:
+    def _opened(self) -> clients._Session:
         if self._session is None:
             self._session = clients._session(self._settings)
         return self._session

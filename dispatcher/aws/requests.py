@@ -20,7 +20,7 @@ from botocore.utils import normalize_url_path
 from dispatcher.aws.bodies import Upload
 from dispatcher.aws.http import Request
 from dispatcher.aws.knowledge import Target
-from dispatcher.aws.signing import ALGORITHM, EMPTY_SHA256, Credentials, Signer, canonical_headers, squeezed
+from dispatcher.aws.signing import ALGORITHM, EMPTY_SHA256, Keys, Signer, canonical_headers, squeezed
 from dispatcher.interfaces import Invocation
 
 _FORMS = 1_024
@@ -76,7 +76,7 @@ class InvokeRequests:
         self._signer = _unsigned(target)
         self._forms: dict[tuple[object, ...], _Form] = {}
 
-    def build(self, it: Invocation, credentials: Credentials, now: float) -> Request:
+    def build(self, it: Invocation, credentials: Keys, now: float) -> Request:
         """The request as it has to leave now. Its header values have to be writable."""
         if credentials is not self._signer.credentials:
             self._signer = Signer(credentials, self._target.region, self._target.service)
@@ -166,9 +166,7 @@ class PutRequests:
         self._expect_continue = "expect" in headers
         self._signer = _unsigned(target)
 
-    def build(
-        self, key: str, content_type: str | None, upload: Upload, credentials: Credentials, now: float
-    ) -> Request:
+    def build(self, key: str, content_type: str | None, upload: Upload, credentials: Keys, now: float) -> Request:
         """The request as it has to leave now. Its header values have to be writable."""
         if credentials is not self._signer.credentials:
             self._signer = Signer(credentials, self._target.region, self._target.service)
@@ -203,7 +201,7 @@ _ENDING = "\r\namz-sdk-request: attempt=1\r\namz-sdk-invocation-id: "
 
 def _unsigned(target: Target) -> Signer:
     """A signer that no credentials are those of."""
-    return Signer(Credentials("", "", None), target.region, target.service)
+    return Signer(Keys("", "", None), target.region, target.service)
 
 
 def _authorization(credential: str, names: str) -> str:

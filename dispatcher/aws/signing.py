@@ -14,7 +14,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 EMPTY_SHA256 = sha256(b"").hexdigest()
 
 
-class Credentials(Struct, frozen=True):
+class Keys(Struct, frozen=True):
     """Keys that belong together. One object is one set: compare with `is`."""
 
     access_key: str
@@ -22,7 +22,7 @@ class Credentials(Struct, frozen=True):
     token: str | None
 
     def __repr__(self) -> str:
-        return "Credentials(…)"
+        return "Keys(…)"
 
 
 class Moment(Struct, frozen=True, gc=False):
@@ -42,7 +42,7 @@ class Moment(Struct, frozen=True, gc=False):
 class Signer:
     """Signs for one set of credentials in one region and service. Keeps the moment last asked for, and the day's key."""
 
-    def __init__(self, credentials: Credentials, region: str, service: str) -> None:
+    def __init__(self, credentials: Keys, region: str, service: str) -> None:
         self.credentials = credentials
         self._region = region
         self._service = service

@@ -11,7 +11,7 @@ from dispatcher.admin.control import ask
 from dispatcher.cli.options import configure_logs, run_async, service_ledger, settings_from
 from dispatcher.errors import UsageError
 from dispatcher.ledger.sqlite import open_sqlite
-from dispatcher.model import Error, FailureReason, State
+from dispatcher.service import HELD_SECONDS
 
 
 def _where(function: Any) -> Any:
@@ -70,17 +70,13 @@ async def _cancel(ledger: Path, file: str) -> int:
     said = await ask(ledger, {"command": "cancel", "file": file})
     if said is not None:
         return int(said)
-    opened = await open_sqlite(ledger)
+    opened = await open_sqlite(ledger, patience_seconds=HELD_SECONDS)
     try:
         found = [
             known for known in await opened.files() if file in (known.name, known.run_id) and not known.published_at
         ]
         if len(found) != 1:
             raise UsageError(f"{len(found)} unfinished job files are named {file!r} in {ledger}")
-        error = Error(FailureReason.CANCELLED, "cancelled by an operator")
-        jobs = await opened.end_unsent(found[0].file_id, State.CANCELLED, time.time(), error)
-        if not found[0].intake_done:
-            click.echo("the file was not read to its end yet: cancel it again once the service runs", err=True)
-        return jobs
+        return await opened.cancel(found[0].file_id, time.time())
     finally:
         await opened.aclose()

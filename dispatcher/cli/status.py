@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dispatcher.admin.control import ask
 from dispatcher.cli.options import configure_logs, existing_ledger, run_async, settings_from
-from dispatcher.engine import SystemClock
+from dispatcher.clock import SystemClock
 from dispatcher.errors import LedgerHeldError, UsageError
 from dispatcher.interfaces import Ledger
 from dispatcher.ledger.sqlite import open_sqlite

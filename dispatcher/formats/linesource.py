@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from dispatcher.errors import UnreadableFileError
-from dispatcher.formats.disk import disk_fault
+from dispatcher.formats.disk import check_folder_of, disk_fault
 from dispatcher.formats.faults import LineError, line_error
 from dispatcher.model import FailureReason
 
@@ -79,6 +79,7 @@ def open_source(path: str) -> LineSource:
     try:
         return LineSource(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
     except OSError as error:
+        check_folder_of(path)
         raise UnreadableFileError(f"cannot read {path}: {error.strerror}; put the job file back as it was") from error
 
 

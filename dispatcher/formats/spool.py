@@ -3,7 +3,8 @@
 The copy appears under its name only when it is whole and synced, so a truncated archive is found before anything of it
 is accepted, and a crash leaves at most a `.part` that the next try overwrites. Whatever the archive unpacks to, memory
 is bounded by the chunk (for zstd also by the window a frame asks for: libzstd refuses more than 128 MiB), disk by the
-budget.
+budget. It blocks, for minutes where an archive is large: `check` is called before each chunk is written, and whatever it
+raises ends the copy and leaves nothing of it.
 """
 
 import gzip
@@ -25,6 +26,9 @@ else:
 
 _CHUNK_BYTES = 256 * 1024
 _MAGIC_BYTES = 4
+
+Check = Callable[[], None]
+"""Raises where the copy is not wanted any more; called in the thread that copies."""
 
 
 class Compression(Enum):
@@ -57,18 +61,22 @@ def is_compressed(path: str) -> bool:
     return compression(path) is not Compression.NONE
 
 
-def spool_compressed(path: str, destination: str, budget_bytes: int) -> int:
+def go_on() -> None:
+    """The check of a copy that nobody stops."""
+
+
+def spool_compressed(path: str, destination: str, budget_bytes: int, check: Check = go_on) -> int:
     """Uncompresses `path` into `destination`; returns the size. Several members or frames in a row are one file.
 
-    Raises UnreadableFileError for a damaged, truncated or too large archive, DiskFaultError where it cannot be written.
-    Then there is no destination.
+    Raises UnreadableFileError for a damaged, truncated or too large archive, DiskFaultError where it cannot be written,
+    and what `check` raises. Then there is no destination.
     """
     kind = compression(path)
     with _open_source(path) as packed, _unpacker(kind, packed) as stream:
-        return _spool(lambda: _unpack(stream, path), destination, budget_bytes, path)
+        return _spool(lambda: _unpack(stream, path), destination, budget_bytes, path, check)
 
 
-def spool_stream(stream: BinaryIO, name: str, destination: str, budget_bytes: int) -> int:
+def spool_stream(stream: BinaryIO, name: str, destination: str, budget_bytes: int, check: Check = go_on) -> int:
     """Copies a stream to its end into `destination`; returns the size. `name` is for messages. Raises as above."""
 
     def read() -> bytes:
@@ -77,7 +85,7 @@ def spool_stream(stream: BinaryIO, name: str, destination: str, budget_bytes: in
         except OSError as error:
             raise UnreadableFileError(f"cannot read {name} to its end: {error.strerror}; try again") from error
 
-    return _spool(read, destination, budget_bytes, name)
+    return _spool(read, destination, budget_bytes, name, check)
 
 
 def _magic(path: str) -> Compression:
@@ -117,10 +125,10 @@ def _unpack(stream: BinaryIO | gzip.GzipFile | ZstdFile, path: str) -> bytes:
         raise UnreadableFileError(f"cannot read {path} to its end: {error.strerror}; try again") from error
 
 
-def _spool(read: Callable[[], bytes], destination: str, budget_bytes: int, name: str) -> int:
+def _spool(read: Callable[[], bytes], destination: str, budget_bytes: int, name: str, check: Check) -> int:
     part = destination + ".part"
     try:
-        size = _write(read, part, budget_bytes, name)
+        size = _write(read, part, budget_bytes, name, check)
         Path(part).replace(destination)
         sync_folder(str(Path(destination).parent))
     except OSError as error:
@@ -132,11 +140,12 @@ def _spool(read: Callable[[], bytes], destination: str, budget_bytes: int, name:
     return size
 
 
-def _write(read: Callable[[], bytes], part: str, budget_bytes: int, name: str) -> int:
+def _write(read: Callable[[], bytes], part: str, budget_bytes: int, name: str, check: Check) -> int:
     size = 0
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
         while chunk := read():
+            check()
             size += len(chunk)
             if size > budget_bytes:
                 raise UnreadableFileError(

@@ -8,9 +8,10 @@ and of it jobs in line order, rejections, then the file.
 from collections import Counter
 from typing import NamedTuple
 
+from dispatcher.ledger import rules
 from dispatcher.ledger.codes import CODES, state_of
 from dispatcher.ledger.store import Store
-from dispatcher.model import EndpointName, Error, FileId, Queue, QueueId, State
+from dispatcher.model import EndpointName, Error, FileId, JobFile, Queue, QueueId, State
 
 SLICE_SHARDS = 4
 """Shards that one transaction ends: up to 4,000 jobs, some 20 ms."""
@@ -49,6 +50,13 @@ def end_slice(store: Store, queue: QueueId, after_shard: int, ending: Ending) ->
     if last > store.mark(queue):
         store.move_mark(queue, last)
     return Ended(jobs, shards[-1][0])
+
+
+def cancel_lines(store: Store, file: JobFile, at: float, lines: tuple[int, int]) -> None:
+    """Cancels what is accepted in these lines of a file. The marks stay: a walk over the lines before may not be through."""
+    sql = "SELECT queue FROM queue WHERE file = ?"
+    for (queue,) in store.connection.execute(sql, (file.file_id,)).fetchall():
+        _end(store, queue, lines, Ending(State.CANCELLED, at, rules.CANCELLED, lines[1]))
 
 
 def _end(store: Store, queue: QueueId, lines: tuple[int, int], ending: Ending) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from dispatcher.ledger import rules
+from dispatcher.ledger import ending, rules
 from dispatcher.ledger.codes import TRANSPORT_CODES
 from dispatcher.ledger.store import Store
 from dispatcher.model import (
@@ -24,7 +24,7 @@ from dispatcher.model import (
 
 _FILES = """
     SELECT file, run_id, name, source, data_path, payload_root, size, taken_at, cursor_offset, cursor_line,
-           cursor_digest, intake_done, lines, rejected, published_at, deadline_at, rebuilt FROM file
+           cursor_digest, intake_done, lines, rejected, published_at, deadline_at, rebuilt, cancelled_at FROM file
 """
 # A number is never given twice: not even that of the last file when it was forgotten.
 _INSERT_FILE = """
@@ -61,10 +61,16 @@ def files(store: Store) -> list[JobFile]:
 
 def file_of(store: Store, file: FileId) -> JobFile:
     """One job file; ValueError if there is none."""
-    row = store.connection.execute(_FILES + "WHERE file = ?", (file,)).fetchone()
-    if row is None:
+    found = find_file(store, file)
+    if found is None:
         raise ValueError(f"there is no job file {file} in the ledger")
-    return _file(row)
+    return found
+
+
+def find_file(store: Store, file: FileId) -> JobFile | None:
+    """One job file; None if there is none."""
+    row = store.connection.execute(_FILES + "WHERE file = ?", (file,)).fetchone()
+    return None if row is None else _file(row)
 
 
 def published(store: Store, file: FileId, at: float) -> None:
@@ -72,6 +78,13 @@ def published(store: Store, file: FileId, at: float) -> None:
     file_of(store, file)
     sql = "UPDATE file SET published_at = ? WHERE file = ? AND published_at IS NULL"
     store.connection.execute(sql, (at, file))
+
+
+def cancel(store: Store, file: FileId, at: float) -> JobFile:
+    """Notes once that the file is cancelled; what it is then. ValueError if there is none."""
+    store.connection.execute("UPDATE file SET cancelled_at = coalesce(cancelled_at, ?) WHERE file = ?", (at, file))
+    store.forget()
+    return file_of(store, file)
 
 
 def rejections(store: Store, file: FileId, after_line: int, limit: int) -> list[Rejection]:
@@ -87,6 +100,8 @@ def accept(store: Store, batch: Intake) -> list[Rejection]:
     if rules.is_known(file, batch):
         return []
     twice = _add_unique(store, file, batch.jobs)
+    if file.cancelled_at is not None:
+        ending.cancel_lines(store, file, file.cancelled_at, (file.cursor.line + 1, batch.cursor.line))
     _add_rejections(store, file.file_id, [*batch.rejections, *twice])
     _move_cursor(store, batch, len(batch.rejections) + len(twice))
     return twice
@@ -198,7 +213,7 @@ def _move_cursor(store: Store, batch: Intake, rejected: int) -> None:
 
 def _file(row: tuple[Any, ...]) -> JobFile:
     file, run, name, source, data, root, size, taken, *state = row
-    offset, line, digest, done, lines, rejected, published_at, deadline_at, rebuilt = state
+    offset, line, digest, done, lines, rejected, published_at, deadline_at, rebuilt, cancelled_at = state
     return JobFile(
         file_id=FileId(file),
         run_id=RunId(run),
@@ -215,4 +230,5 @@ def _file(row: tuple[Any, ...]) -> JobFile:
         lines=lines,
         rejected=rejected,
         published_at=published_at,
+        cancelled_at=cancelled_at,
     )

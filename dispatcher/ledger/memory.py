@@ -92,6 +92,9 @@ class MemoryLedger:
     async def files(self) -> list[JobFile]:
         return await self._done(lambda: [file.record for file in self._files.values()])
 
+    async def file(self, file: FileId) -> JobFile | None:
+        return await self._done(lambda: self._files[file].record if file in self._files else None)
+
     async def accept(self, batch: Intake) -> list[Rejection]:
         self._assert_room()
         return await self._done(lambda: self._accept(batch))
@@ -162,6 +165,10 @@ class MemoryLedger:
     async def find(self, id: str) -> list[tuple[FileId, JobRow]]:
         return await self._done(lambda: self._find(id))
 
+    async def cancel(self, file: FileId, at: float) -> int:
+        self._assert_room()
+        return await self._done(lambda: self._cancel(file, at))
+
     async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
         self._assert_room()
         return await self._done(lambda: self._end_unsent(file, state, at, error))
@@ -225,6 +232,7 @@ class MemoryLedger:
         first = rules.first_state(file.record)
         moved: dict[Moved, int] = {(queue, None, first): jobs for queue, jobs in added.items()}
         self._tally.apply(Effects(made=made, moved=moved, rejected=len(batch.rejections) + len(twice)))
+        self._end_cancelled(file)
         return twice
 
     def _add_jobs(self, file: File, jobs: Sequence[NewJob]) -> tuple[list[Queue], Counter[QueueId]]:
@@ -272,7 +280,7 @@ class MemoryLedger:
 
     def _claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None) -> list[Claim]:
         lane = self._lanes.get(queue)
-        if lane is None:
+        if lane is None or self._is_cancelled(lane):
             return []
         claims: list[Claim] = []
         while len(claims) < limit and (job := take(lane, now)):
@@ -282,7 +290,7 @@ class MemoryLedger:
 
     def _next_due_at(self, queue: QueueId) -> float | None:
         lane = self._lanes.get(queue)
-        if lane is None:
+        if lane is None or self._is_cancelled(lane):
             return None
         if is_fresh(lane):
             return 0.0
@@ -303,6 +311,8 @@ class MemoryLedger:
             self._wait(job)
             changes[job.key.queue, prior, job.state] += 1
         self._tally.apply(Effects(moved=changes))
+        for number in {self._lanes[move.key.queue].queue.file_id for move in moves}:
+            self._end_cancelled(self._files[number])
 
     def _check(self, move: Move, states: dict[JobKey, State]) -> None:
         prior = rules.prior_of(move)
@@ -336,15 +346,34 @@ class MemoryLedger:
                 job.state, job.maybe_sent, job.due_at = State.AMBIGUOUS, True, due_at
                 self._wait(job)
                 lost[job.key.queue, State.CLAIMED, State.AMBIGUOUS] += 1
+            elif job.state in {State.ACCEPTED, State.AMBIGUOUS} and job.due_at > due_at:
+                job.due_at = due_at
+                self._wait(job)
         self._tally.apply(Effects(moved=lost))
         return lost.total()
 
     # --- what ends and what is forgotten ---
 
+    def _cancel(self, number: FileId, at: float) -> int:
+        file = self._file(number)
+        if file.record.cancelled_at is None:
+            file.record = replace(file.record, cancelled_at=at)
+        return self._end_cancelled(file)
+
+    def _is_cancelled(self, lane: Lane) -> bool:
+        return self._files[lane.queue.file_id].record.cancelled_at is not None
+
+    def _end_cancelled(self, file: File) -> int:
+        at = file.record.cancelled_at
+        return 0 if at is None else self._end(file, State.CANCELLED, at, rules.CANCELLED)
+
     def _end_unsent(self, number: FileId, state: State, at: float, error: Error) -> int:
+        rules.assert_end(state)
+        return self._end(self._file(number), state, at, error)
+
+    def _end(self, file: File, state: State, at: float, error: Error) -> int:
         ended: Counter[Moved] = Counter()
-        waiting, lanes = rules.ended_from(state), self._file(number).lanes.values()
-        for job in [job for lane in lanes for job in lane.jobs.values() if job.state in waiting]:
+        for job in [job for lane in file.lanes.values() for job in lane.jobs.values() if job.state is State.ACCEPTED]:
             ended[job.key.queue, job.state, state] += 1
             job.state, job.completed_at, job.error = state, at, error
         self._tally.apply(Effects(moved=ended))

@@ -8,6 +8,7 @@ from dispatcher.lifecycle import TABLE, IllegalMoveError
 from dispatcher.model import (
     FINAL_STATES,
     Cursor,
+    Error,
     FailureReason,
     Intake,
     JobFile,
@@ -25,6 +26,9 @@ from dispatcher.model import (
 
 START: Final = Cursor(0, 0, sha256().hexdigest())
 """Where a new file's cursor stands."""
+
+CANCELLED: Final = Error(FailureReason.CANCELLED, "cancelled by an operator")
+"""Why the jobs of a cancelled file ended."""
 
 _SETTLING: Final = frozenset((prior, state) for (prior, _), state in TABLE.items() if state in FINAL_STATES)
 
@@ -56,11 +60,10 @@ def first_state(file: JobFile) -> State:
     return State.AMBIGUOUS if file.rebuilt else State.ACCEPTED
 
 
-def ended_from(state: State) -> tuple[State, ...]:
-    """The states that `end_unsent` ends as `state`. ValueError if it cannot end a job so."""
+def assert_end(state: State) -> None:
+    """ValueError if `end_unsent` cannot end a job so."""
     if state not in _UNSENT_ENDS:
         raise ValueError(f"what was not sent cannot end as {state}; it is cancelled or expires")
-    return (State.ACCEPTED,)
 
 
 def is_known(file: JobFile, batch: Intake) -> bool:

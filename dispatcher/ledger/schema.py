@@ -158,7 +158,9 @@ SECOND = (
     """,
 )
 
-MIGRATIONS = (FIRST, SECOND)
+THIRD = ("ALTER TABLE file ADD COLUMN cancelled_at REAL",)
+
+MIGRATIONS = (FIRST, SECOND, THIRD)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -3,8 +3,11 @@
 Nothing here touches the file. State of the loop's side: the tally, and whether the ledger is full, broken or closed; each is
 changed on the loop alone, when a commit is delivered.
 
-Every call is one operation, all or nothing, but for `end_unsent`: it walks the file in slices, so that other calls are
-answered between them, and one that is broken off has ended a part; made again it ends the rest.
+Every call is one operation, all or nothing, but for `end_unsent` and `cancel`: they walk the file in slices, so that other
+calls are answered between them, and one that is broken off has ended a part; made again it ends the rest. A cancel is noted
+before its first slice, so that from there on nothing of the file is claimed.
+
+Over 300 lines because it is one class that answers the whole Protocol.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import DispatcherError, LedgerHeldError
 from dispatcher.ledger import ending, filing, moving, opening, reading, rules, writer
 from dispatcher.ledger.calls import QUEUED_CALLS, Answer, Call, Commit, Operation
 from dispatcher.ledger.ending import Ending
@@ -46,6 +49,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+HELD_PAUSE_SECONDS = 0.05
+"""Between two tries to get a ledger that is held."""
+
 OnCommit = Callable[[float, int], None]
 """Called on the loop after each commit that changed rows: its seconds, and how many rows."""
 
@@ -56,13 +62,28 @@ async def open_sqlite(
     on_commit: OnCommit | None = None,
     connect: opening.Connect = opening.connect,
     pace: Pace = Pace(),  # noqa: B008 - frozen
+    patience_seconds: float = 0.0,
 ) -> "SqliteLedger":
     """Opens or makes the ledger `path`; its folder too.
 
     Raises UsageError (path cannot be used, made by a newer version), LedgerHeldError, LedgerCorruptError,
-    LedgerFaultError. `connect` is for tests that break the disk, `pace` for those that cannot wait.
+    LedgerFaultError. A ledger that is held is asked for again for `patience_seconds`: a command that only looks holds it for a
+    moment. `connect` is for tests that break the disk, `pace` for those that cannot wait.
     """
     loop = asyncio.get_running_loop()
+    end = loop.time() + patience_seconds
+    while True:
+        try:
+            return await _open(loop, path, on_commit, connect, pace)
+        except LedgerHeldError:
+            if loop.time() >= end:
+                raise
+        await asyncio.sleep(HELD_PAUSE_SECONDS)
+
+
+async def _open(
+    loop: asyncio.AbstractEventLoop, path: Path, on_commit: OnCommit | None, connect: opening.Connect, pace: Pace
+) -> "SqliteLedger":
     thread = LedgerThread(loop)
     ledger = SqliteLedger(thread, on_commit)
     worker = Writer(path, thread.inbox, thread.posting(ledger.deliver), connect, pace)
@@ -104,6 +125,9 @@ class SqliteLedger:
     async def files(self) -> list[JobFile]:
         return await self._call(filing.files)
 
+    async def file(self, file: FileId) -> JobFile | None:
+        return await self._call(partial(filing.find_file, file=file))
+
     async def accept(self, batch: Intake) -> list[Rejection]:
         return await self._call(partial(filing.accept, batch=batch), deferrable=True)
 
@@ -132,7 +156,7 @@ class SqliteLedger:
 
     @property
     def full(self) -> bool:
-        """Whether the disk is full: `add_file`, `accept`, `claim`, `end_unsent` and `prune` raise LedgerFullError, the rest works."""
+        """Whether the disk is full: then `add_file`, `accept`, `claim`, `cancel`, `end_unsent` and `prune` raise LedgerFullError."""
         return self._full
 
     async def free(self) -> None:
@@ -159,7 +183,11 @@ class SqliteLedger:
 
     async def recover(self, due_at: float) -> int:
         holding = self._tally.holding(State.CLAIMED)
-        return await self._call(partial(moving.recover, queues=holding, due_at=due_at))
+        lost = await self._call(partial(moving.recover, queues=holding, due_at=due_at))
+        for file in await self.files():
+            if file.cancelled_at is not None and file.published_at is None:
+                await self.cancel(file.file_id, file.cancelled_at)
+        return lost
 
     # --- tracking and results ---
 
@@ -192,13 +220,16 @@ class SqliteLedger:
 
     # --- what ends and what is forgotten ---
 
+    async def cancel(self, file: FileId, at: float) -> int:
+        """In slices: see the top."""
+        noted = await self._call(partial(filing.cancel, file=file, at=at), deferrable=True)
+        since = at if noted.cancelled_at is None else noted.cancelled_at
+        return await self._end(noted, State.CANCELLED, since, rules.CANCELLED)
+
     async def end_unsent(self, file: FileId, state: State, at: float, error: Error) -> int:
         """In slices: see the top."""
-        waiting = rules.ended_from(state)
-        through = (await self._call(partial(filing.file_of, file=file))).cursor.line
-        holding = set(self._tally.holding(*waiting))
-        spec = Ending(state, at, error, through)
-        return sum([await self._end(queue, spec) for queue in self._queues_of(file) if queue in holding])
+        rules.assert_end(state)
+        return await self._end(await self._call(partial(filing.file_of, file=file)), state, at, error)
 
     async def prune(self, published_before: float, limit: int) -> int:
         operation = partial(ending.prune, published_before=published_before, limit=limit)
@@ -251,7 +282,13 @@ class SqliteLedger:
         else:
             self._room.set()
 
-    async def _end(self, queue: QueueId, spec: Ending) -> int:
+    async def _end(self, file: JobFile, state: State, at: float, error: Error) -> int:
+        """Ends what is accepted of the file as far as it was read."""
+        holding = set(self._tally.holding(State.ACCEPTED))
+        spec = Ending(state, at, error, file.cursor.line)
+        return sum([await self._end_queue(queue, spec) for queue in self._queues_of(file.file_id) if queue in holding])
+
+    async def _end_queue(self, queue: QueueId, spec: Ending) -> int:
         total, shard = 0, -1
         while ended := await self._call(
             partial(ending.end_slice, queue=queue, after_shard=shard, ending=spec), deferrable=True

@@ -45,6 +45,7 @@ class Store:
         self._marks: dict[QueueId, int] = {}
         self._queues: dict[tuple[FileId, EndpointName], QueueId] = {}
         self._endpoints: dict[QueueId, EndpointName] = {}
+        self._cancelled: dict[QueueId, float | None] = {}
 
     def mark(self, queue: QueueId) -> int:
         """The line through which new jobs of the queue are claimed; 0 for a queue that does not exist."""
@@ -59,6 +60,14 @@ class Store:
         """Claims every new job of the queue up to and with `line`."""
         self.connection.execute("UPDATE queue SET claimed_through = ? WHERE queue = ?", (line, queue))
         self._marks[queue] = line
+
+    def cancelled_at(self, queue: QueueId) -> float | None:
+        """When the queue's file was cancelled; None if it was not, and for a queue that does not exist."""
+        if queue not in self._cancelled:
+            sql = "SELECT cancelled_at FROM file JOIN queue USING (file) WHERE queue = ?"
+            row = self.connection.execute(sql, (queue,)).fetchone()
+            self._cancelled[queue] = row[0] if row else None
+        return self._cancelled[queue]
 
     def queue(self, file: FileId, endpoint: EndpointName) -> QueueId:
         """The queue of a file's jobs for an endpoint, made if there is none."""
@@ -81,11 +90,12 @@ class Store:
             self.moved.append(((queue, prior, state), jobs))
 
     def forget(self) -> None:
-        """Drops what is remembered of the tables; after any rollback, and when a queue is forgotten."""
+        """Drops what is remembered of the tables; after any rollback, and when a queue is forgotten or a file cancelled."""
         self._folders.clear()
         self._marks.clear()
         self._queues.clear()
         self._endpoints.clear()
+        self._cancelled.clear()
 
     def marker(self) -> Marker:
         """How much is changed by now, for `undo`."""

@@ -195,4 +195,5 @@ def _verifier(settings: Settings) -> Verifier:
         settings.access_key_id.encode(),
         settings.secret_access_key.encode(),
         settings.region.encode(),
+        frozenset(key_id.encode() for key_id in settings.expired_key_ids),
     )

@@ -114,7 +114,7 @@ def start_sandbox(settings: Settings | None = None) -> Iterator[Sandbox]:
         with _child(source) as child:
             said = _first_line(child)
             record = Path(settings.record) if settings.record is not None else None
-            env = _environment(settings, said["url"], config)
+            env = environment(settings, said["url"], config)
             yield Sandbox(url=said["url"], pid=said["pid"], settings=settings, env=env, record_path=record)
 
 
@@ -165,7 +165,7 @@ def _first_line(child: subprocess.Popen[bytes]) -> dict[str, Any]:
     return cast(dict[str, Any], msgspec.json.decode(line))
 
 
-def _environment(settings: Settings, url: str, config: Path) -> dict[str, str]:
+def environment(settings: Settings, url: str, config: Path) -> dict[str, str]:
     """A profile cannot be blank (botocore looks for one of that name), so it is one of a file that says next to nothing."""
     return {
         "AWS_ENDPOINT_URL": url,

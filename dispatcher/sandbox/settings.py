@@ -111,7 +111,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A sandbox. `port` 0 takes a free one; `record` is the path of the record (None: none is kept).
 
     `s3_url` names an S3 that is not the sandbox's: inputs are read from there and results written there, with the same keys.
-    `clock_offset_seconds` is how far its clock is ahead; `bucket_regions` are those of buckets that are not in `region`.
+    `clock_offset_seconds` is how far its clock is ahead; `bucket_regions` are those of buckets that are not in `region`;
+    keys of `expired_key_ids` are refused as keys whose time is up.
     """
 
     host: str = "127.0.0.1"
@@ -122,6 +123,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     work_dir: str | None = None
     access_key_id: str = "sandbox"
     secret_access_key: str = "sandbox-secret"  # noqa: S105 - opens nothing but a sandbox
+    expired_key_ids: tuple[str, ...] = ()
     account: str = "000000000000"
     region: str = "us-east-1"
     verify_signatures: bool = True

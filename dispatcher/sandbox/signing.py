@@ -46,11 +46,12 @@ class Signed(Struct, frozen=True):
 
 
 class Verifier(Struct, frozen=True):
-    """Who may come in, and for which region."""
+    """Who may come in, and for which region. `expired_key_ids` are those of keys whose time is up."""
 
     access_key_id: bytes
     secret_access_key: bytes
     region: bytes
+    expired_key_ids: frozenset[bytes] = frozenset()
 
     def sagemaker(self, request: Signed, body_sha256: str, now: float) -> Refusal | None:
         """Checks a request to the SageMaker runtime."""
@@ -74,6 +75,8 @@ class Verifier(Struct, frozen=True):
         if found is None:
             return Refusal("IncompleteSignature", 403, "Authorization header is not of AWS4-HMAC-SHA256 form.")
         key_id, date, region, scope, names, signature = found.groups()
+        if key_id in self.expired_key_ids:
+            return _expired_key(service)
         if key_id != self.access_key_id:
             return _unknown_key(service)
         stamp = request.headers.get(b"x-amz-date", b"")
@@ -160,6 +163,12 @@ def _missing(service: bytes) -> Refusal:
     if service == b"s3":
         return Refusal("AccessDenied", 403, "Access Denied")
     return Refusal("MissingAuthenticationTokenException", 403, "Missing Authentication Token")
+
+
+def _expired_key(service: bytes) -> Refusal:
+    if service == b"s3":
+        return Refusal("ExpiredToken", 400, "The provided token has expired.")
+    return Refusal("ExpiredTokenException", 403, "The security token included in the request is expired")
 
 
 def _unknown_key(service: bytes) -> Refusal:

@@ -98,6 +98,13 @@ class Folder:
                 "to the other: mount the spool as a whole"
             )
 
+    def mend(self) -> None:
+        """Makes again, if they are gone, the folders that are only put into. Raises DiskFaultError, MissingFolderError."""
+        for folder in (self.results, self.done, self.failed):
+            if not folder.exists():
+                _make_folder(folder, parents=False)
+                log.warning("folder was missing; made again", folder=str(folder))
+
     # --- into work ----------------------------------------------------------------------------------------------------
 
     def take(self, ready: Sequence[Entry], new_run: Callable[[], RunId]) -> tuple[list[Taken], list[NotTaken]]:
@@ -272,9 +279,9 @@ def _lstat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, *, parents: bool = True) -> None:
     try:
-        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=parents, exist_ok=True)
     except OSError as error:
         if error.errno in {errno.EEXIST, errno.ENOTDIR}:
             raise UsageError(f"{folder} is not a folder: move it away, or choose another spool") from error

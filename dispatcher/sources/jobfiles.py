@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
+from anyio import from_thread
 from msgspec import Struct
 
 from dispatcher.errors import ChangedFileError, UnreadableFileError, UsageError
@@ -38,7 +39,7 @@ async def take_up(source: str, given: Intaker, *, payload_root: str | None = Non
     """The ledger's record of this job file (a path, or `-`), new or gone on with.
 
     Raises UsageError where there is no such file, UnreadableFileError where an archive is not whole, ChangedFileError
-    where the ledger knows another file by this name.
+    where the ledger knows another file by this name. A cancel ends a copy at its next chunk and leaves nothing of it.
     """
     source = source if source == STDIN else os.path.abspath(source)
     known = next((file for file in await given.ledger.files() if file.source == source), None)
@@ -93,13 +94,14 @@ def _needs_copy(source: str) -> bool:
 
 def _copy(source: str, destination: Path, given: Intaker) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
+    check = from_thread.check_cancelled
     if source == STDIN:
-        spool_stream(sys.stdin.buffer, STDIN_NAME, str(destination), given.work_max_bytes)
+        spool_stream(sys.stdin.buffer, STDIN_NAME, str(destination), given.work_max_bytes, check)
     elif Path(source).is_file():
-        spool_compressed(source, str(destination), given.work_max_bytes)
+        spool_compressed(source, str(destination), given.work_max_bytes, check)
     else:
         with Path(source).open("rb") as stream:
-            spool_stream(stream, source, str(destination), given.work_max_bytes)
+            spool_stream(stream, source, str(destination), given.work_max_bytes, check)
 
 
 def _synced_size(data: Path) -> int:

@@ -11,21 +11,22 @@ from tempfile import TemporaryDirectory
 
 from dispatcher.errors import UnreadableFileError, UsageError
 from dispatcher.formats.lines import verify_prefix
-from dispatcher.formats.spool import is_compressed, spool_compressed
+from dispatcher.formats.spool import Check, go_on, is_compressed, spool_compressed
 from dispatcher.model import JobFile
 from dispatcher.sources.folder import Folder
 from dispatcher.sources.names import marked
 
 
 @contextmanager
-def original_lines(folder: Folder, file: JobFile, budget_bytes: int) -> Iterator[Path]:
+def original_lines(folder: Folder, file: JobFile, budget_bytes: int, check: Check = go_on) -> Iterator[Path]:
     """The uncompressed lines of this job file, while the block runs.
 
-    Raises UsageError where the file was taken away or changed, DiskFaultError where an archive cannot be unpacked again.
+    Raises UsageError where the file was taken away or changed, DiskFaultError where an archive cannot be unpacked again, and
+    what `check` raises, which is called on the way.
     """
     with TemporaryDirectory(prefix=".lines-", dir=folder.work) as scratch:
         for place in _places(folder, file):
-            lines = _lines(place, file, Path(scratch), budget_bytes)
+            lines = _lines(place, file, Path(scratch), budget_bytes, check)
             if lines is not None:
                 yield lines
                 return
@@ -42,7 +43,7 @@ def _places(folder: Folder, file: JobFile) -> Iterator[Path]:
         yield finished / file.name
 
 
-def _lines(place: Path, file: JobFile, scratch: Path, budget_bytes: int) -> Path | None:
+def _lines(place: Path, file: JobFile, scratch: Path, budget_bytes: int, check: Check) -> Path | None:
     if not place.is_file():
         return None
     # Under the name that it had: a title need not end as its archive must.
@@ -52,7 +53,7 @@ def _lines(place: Path, file: JobFile, scratch: Path, budget_bytes: int) -> Path
     try:
         if is_compressed(str(named)):
             copy = scratch / "lines"
-            spool_compressed(str(named), str(copy), budget_bytes)
+            spool_compressed(str(named), str(copy), budget_bytes, check)
             named = copy
         return named if verify_prefix(str(named), file.cursor) else None
     except UnreadableFileError:

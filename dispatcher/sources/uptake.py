@@ -10,7 +10,6 @@ The title, under which its results and later the job file itself stand, is settl
 and no results.
 """
 
-import errno
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -21,10 +20,11 @@ import anyio
 import anyio.to_thread
 import msgspec
 import structlog
+from anyio import CapacityLimiter, from_thread
 from msgspec import Struct
 
 from dispatcher.errors import UnreadableFileError
-from dispatcher.formats.disk import DiskFaultError, disk_fault, sync_folder
+from dispatcher.formats.disk import MissingFolderError, NoSpaceError, check_folder_of, disk_fault, sync_folder
 from dispatcher.formats.lines import START
 from dispatcher.formats.spool import compression, is_compressed, spool_compressed
 from dispatcher.interfaces import Clock, Ledger
@@ -32,19 +32,22 @@ from dispatcher.model import FileId, JobFile, NewFile
 from dispatcher.results import Summary
 from dispatcher.sources.folder import SUMMARY, Folder, Taken
 from dispatcher.sources.names import marked
+from dispatcher.sources.patience import patient
+from dispatcher.sources.turns import Turns, size_on_disk
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 UNREADABLE = "unreadable_file"
 """The error code and, in `errors.jsonl`, with line 0, the status of a file of which no line was read."""
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+UNPACKERS = 4
+"""Small archives that are unpacked side by side, and as many large ones."""
 ROOM_RETRY_SECONDS = 10.0
 ROOM_RETRY_MAX_SECONDS = 600.0
 """Unpacking in vain costs the disk as much as unpacking, so tries get rarer."""
 
 
-class NoRoomError(DiskFaultError):
+class NoRoomError(NoSpaceError):
     """There is no room for a copy now; there may be later."""
 
 
@@ -72,6 +75,8 @@ class Uptake:
         self._clock = clock
         self._settings = settings
         self._titles = set(titles)
+        # Who unpacks: in threads of their own number, so that nobody else waits for one.
+        self._unpacking = Turns(UNPACKERS)
 
     def forget(self, title: str) -> None:
         """The ledger knows no run of this title any more."""
@@ -82,7 +87,7 @@ class Uptake:
 
         `rebuilt`: `Folder.recover` found the file, so that a ledger that was lost may have dispatched it: where its results
         stand it is only moved, else its jobs start in doubt. Waits for room on the disk. Raises DiskFaultError,
-        LedgerFaultError. A cancel leaves the file in `work/`, for `recover`.
+        LedgerFaultError. A cancel ends an unpacking at its next chunk and leaves the file in `work/`, for `recover`.
         """
         if rebuilt and await anyio.to_thread.run_sync(self._finish_standing, taken):
             return None
@@ -93,7 +98,7 @@ class Uptake:
             self._titles.discard(title)
             await self._when_room(partial(self._refuse, taken, title, str(error)), title)
             return None
-        return await self._ledger.add_file(new)
+        return await patient(lambda: self._ledger.add_file(new))
 
     async def restore(self, file: JobFile) -> None:
         """Makes the uncompressed copy of a file that the ledger knows again, if it is lost. Raises as `take_up` does.
@@ -101,7 +106,7 @@ class Uptake:
         UnreadableFileError where the archive cannot be read any more, or is gone.
         """
         if file.data_path != file.source and not await anyio.to_thread.run_sync(Path(file.data_path).exists):
-            await self._when_room(partial(self._copy, Path(file.source), Path(file.data_path)), file.name)
+            await self._unpack(Path(file.source), Path(file.data_path), file.name)
 
     async def _title(self, taken: Taken) -> str:
         stands = await anyio.to_thread.run_sync(os.path.lexists, self._folder.results / taken.name)
@@ -111,7 +116,7 @@ class Uptake:
         return title
 
     async def _read_whole(self, taken: Taken, title: str, *, rebuilt: bool) -> NewFile:
-        data = await self._when_room(partial(self._data, taken), taken.name)
+        data = await self._data(taken)
         now = self._clock.now()
         deadline = self._settings.deadline_seconds
         return NewFile(
@@ -120,39 +125,42 @@ class Uptake:
             source=str(taken.path),
             data_path=str(data),
             payload_root=self._settings.payload_root,
-            size_bytes=await anyio.to_thread.run_sync(_synced_size, data),
+            size_bytes=await patient(lambda: anyio.to_thread.run_sync(_synced_size, data)),
             taken_at=now,
             deadline_at=None if deadline is None else now + deadline,
             rebuilt=rebuilt,
         )
 
-    async def _when_room(self, make: Callable[[], T], name: str) -> T:
+    async def _data(self, taken: Taken) -> Path:
+        """Where the uncompressed lines are: the file itself, or a copy made now."""
+        if not await self._when_room(partial(is_compressed, str(taken.path)), taken.name):
+            return taken.path
+        await self._unpack(taken.path, taken.copy, taken.name)
+        return taken.copy
+
+    async def _unpack(self, archive: Path, copy: Path, name: str) -> None:
+        size = await anyio.to_thread.run_sync(size_on_disk, archive)
+        await self._when_room(partial(self._copy, archive, copy), name, self._unpacking.of(size))
+
+    async def _when_room(self, make: Callable[[], T], name: str, limiter: CapacityLimiter | None = None) -> T:
+        """What `make` makes in a thread; nobody waits for its turn behind one that waits for room."""
         wait_seconds = first_wait_seconds = self._settings.room_retry_seconds
         while True:
             try:
-                return await anyio.to_thread.run_sync(make)
-            except DiskFaultError as error:
-                if not _is_full(error):
-                    raise
+                return await anyio.to_thread.run_sync(make, limiter=limiter)
+            except (NoSpaceError, MissingFolderError) as error:
                 if wait_seconds == first_wait_seconds:
-                    log.error("no room on the disk to take up a job file; waiting for it", name=name, error=str(error))
+                    log.error("no room to take up a job file, or no folder; tried again", name=name, error=str(error))
             await anyio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, ROOM_RETRY_MAX_SECONDS)
 
     # --- in a thread --------------------------------------------------------------------------------------------------
 
-    def _data(self, taken: Taken) -> Path:
-        """Where the uncompressed lines are: the file itself, or a copy made now."""
-        if not is_compressed(str(taken.path)):
-            return taken.path
-        self._copy(taken.path, taken.copy)
-        return taken.copy
-
     def _copy(self, archive: Path, copy: Path) -> None:
         compression(str(archive))
         budget_bytes = min(self._settings.work_max_bytes, max(self._room_bytes(), 0))
         try:
-            spool_compressed(str(archive), str(copy), budget_bytes)
+            spool_compressed(str(archive), str(copy), budget_bytes, from_thread.check_cancelled)
         except UnreadableFileError as error:
             # Whatever is wrong with the archive itself has a cause; more than the budget has none.
             if error.__cause__ is None and budget_bytes < self._settings.work_max_bytes:
@@ -176,6 +184,7 @@ class Uptake:
     def _refuse(self, taken: Taken, title: str, reason: str) -> None:
         file = _nothing_of(taken, title, self._clock.now())
         place = self._folder.results_place(file.run_id)
+        self._folder.mend()
         try:
             write_refusal(file, place, reason, self._clock.now())
         except OSError as error:
@@ -228,6 +237,7 @@ def _synced_size(data: Path) -> int:
     try:
         descriptor = os.open(data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
+        check_folder_of(str(data))
         raise UnreadableFileError(f"cannot read {data}: {error.strerror}; check its permissions") from error
     try:
         os.fsync(descriptor)
@@ -236,8 +246,3 @@ def _synced_size(data: Path) -> int:
         raise disk_fault("sync", str(data), error) from error
     finally:
         os.close(descriptor)
-
-
-def _is_full(error: DiskFaultError) -> bool:
-    cause = error.__cause__
-    return isinstance(error, NoRoomError) or (isinstance(cause, OSError) and cause.errno in NO_ROOM)

@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from dispatcher.aws.calls import QUIET, Calls
 from dispatcher.aws.clients import Clients
-from dispatcher.aws.credentials import CredentialKeeper
 from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
 from dispatcher.aws.knowledge import Unfit
 from dispatcher.interfaces import Invoker, Stager
@@ -47,13 +46,11 @@ async def transports(
         yield Transports(invoker, staging)
         return
     async with AsyncExitStack() as stack:
-        keeper = CredentialKeeper(opened.credentials)
-        stack.push_async_callback(keeper.aclose)
-        lean = await lean_invoker(stack, opened, keeper, connections=connections, deadline=deadline, calls=calls)
+        lean = await lean_invoker(stack, opened, connections=connections, deadline=deadline, calls=calls)
         if staging is None:
             yield Transports(_fit("InvokeEndpointAsync", lean, invoker), None)
             return
-        put = await lean_stager(stack, opened, keeper, staging, connections=connections, deadline=deadline, calls=calls)
+        put = await lean_stager(stack, opened, staging, connections=connections, deadline=deadline, calls=calls)
         yield Transports(_fit("InvokeEndpointAsync", lean, invoker), _fit("PutObject", put, staging))
 
 

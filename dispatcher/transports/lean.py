@@ -21,7 +21,7 @@ from dispatcher.aws import knowledge
 from dispatcher.aws.bodies import Guard, Upload, guard, open_payload, upload
 from dispatcher.aws.calls import QUIET, Calls
 from dispatcher.aws.clients import Clients
-from dispatcher.aws.credentials import CredentialKeeper
+from dispatcher.aws.credentials import Credentials
 from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
 from dispatcher.aws.faults import fault_of
 from dispatcher.aws.http import Answer, Pool, Request
@@ -69,7 +69,7 @@ class LeanInvoker:
         self,
         requests: InvokeRequests,
         pool: Pool,
-        keeper: CredentialKeeper,
+        credentials: Credentials,
         parser: SdkParser,
         *,
         deadline: Deadline = DEFAULT_DEADLINE,
@@ -78,7 +78,7 @@ class LeanInvoker:
     ) -> None:
         self._requests = requests
         self._pool = pool
-        self._keeper = keeper
+        self._credentials = credentials
         self._parser = parser
         self._deadline = deadline
         self._calls = calls
@@ -97,7 +97,9 @@ class LeanInvoker:
         if unwritable(it.content_type, it.accept, it.custom_attributes):
             return _UNWRITABLE
         seconds = self._deadline.seconds(len(it.body or b""))
-        if self._keeper.current() is None and (fault := await _renewed(self._keeper, "InvokeEndpointAsync", seconds)):
+        if self._credentials.current() is None and (
+            fault := await _renewed(self._credentials, "InvokeEndpointAsync", seconds)
+        ):
             return fault
         try:
             answer = await self._pool.send(partial(self._make, it), seconds)
@@ -108,35 +110,35 @@ class LeanInvoker:
         return plain_receipt(answer, it.inference_id) or await self._odd(answer, it.inference_id)
 
     def _make(self, invocation: Invocation) -> Request:
-        return self._requests.build(invocation, self._keeper.latest(), self._now())
+        return self._requests.build(invocation, self._credentials.latest(), self._now())
 
     async def _odd(self, answer: Answer, inference_id: str) -> Receipt | Fault:
         parsed = await self._parser.parse(answer)
+        _doubt(parsed, self._credentials)
         return parsed if isinstance(parsed, Fault) else receipt(parsed, inference_id)
 
 
 async def lean_invoker(
     stack: AsyncExitStack,
     opened: Clients,
-    keeper: CredentialKeeper,
     *,
     connections: int,
     deadline: Deadline = DEFAULT_DEADLINE,
     calls: Calls = QUIET,
 ) -> LeanInvoker | Unfit:
     """Opens the invoker; `stack` closes it."""
-    client = opened.sagemaker
+    client, credentials = opened.sagemaker, opened.credentials
     call = partial(client.invoke_endpoint_async, **parameters(_REHEARSAL))
-    rehearsed = await _rehearsed(client, keeper, "/endpoints/rehearsal/async-invocations", call)
+    rehearsed = await _rehearsed(client, credentials, "/endpoints/rehearsal/async-invocations", call)
     if isinstance(rehearsed, Unfit):
         return rehearsed
     requests = InvokeRequests(rehearsed.target)
-    ours = requests.build(_REHEARSAL, keeper.latest(), rehearsed.signed_at)
+    ours = requests.build(_REHEARSAL, credentials.latest(), rehearsed.signed_at)
     pool = await _pool(stack, client, opened.ca_bundle, rehearsed, ours, connections)
     if isinstance(pool, Unfit):
         return pool
     parser = SdkParser(client, "sagemaker-runtime", "InvokeEndpointAsync")
-    return LeanInvoker(requests, pool, keeper, parser, deadline=deadline, calls=calls)
+    return LeanInvoker(requests, pool, credentials, parser, deadline=deadline, calls=calls)
 
 
 # --- PutObject -------------------------------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ class LeanStager:
         requests: PutRequests,
         how: Guard,
         pool: Pool,
-        keeper: CredentialKeeper,
+        credentials: Credentials,
         parser: SdkParser,
         *,
         deadline: Deadline = DEFAULT_DEADLINE,
@@ -166,7 +168,7 @@ class LeanStager:
         self._requests = requests
         self._guard = how
         self._pool = pool
-        self._keeper = keeper
+        self._credentials = credentials
         self._parser = parser
         self._deadline = deadline
         self._calls = calls
@@ -200,7 +202,7 @@ class LeanStager:
         if unwritable(typed):
             return _UNWRITABLE
         seconds = self._deadline.seconds(size)
-        if self._keeper.current() is None and (fault := await _renewed(self._keeper, "PutObject", seconds)):
+        if self._credentials.current() is None and (fault := await _renewed(self._credentials, "PutObject", seconds)):
             return fault
         try:
             async with asyncio.timeout(seconds):
@@ -216,10 +218,11 @@ class LeanStager:
         return at.uri if is_stored(answer) else await self._odd(answer, at.uri)
 
     def _make(self, key: str, content_type: str | None, prepared: Upload) -> Request:
-        return self._requests.build(key, content_type, prepared, self._keeper.latest(), self._now())
+        return self._requests.build(key, content_type, prepared, self._credentials.latest(), self._now())
 
     async def _odd(self, answer: Answer, uri: str) -> str | Fault:
         parsed = await self._parser.parse(answer)
+        _doubt(parsed, self._credentials)
         if is_elsewhere(answer, parsed):
             self._elsewhere = True
             log.warning("the staging bucket is not where the SDK looked first; the SDK puts from now on")
@@ -229,7 +232,6 @@ class LeanStager:
 async def lean_stager(
     stack: AsyncExitStack,
     opened: Clients,
-    keeper: CredentialKeeper,
     sdk: SdkStager,
     *,
     connections: int,
@@ -237,28 +239,29 @@ async def lean_stager(
     calls: Calls = QUIET,
 ) -> LeanStager | Unfit:
     """Opens a stager that puts what `sdk` would put; `stack` closes it."""
+    credentials = opened.credentials
     at, payload, typed = sdk.at("rehearsal"), b"rehearsal", "text/plain"
     call = partial(sdk.upload, at, BytesIO(payload), typed)
-    rehearsed = await _rehearsed(opened.s3, keeper, key_path(at.key), call)
+    rehearsed = await _rehearsed(opened.s3, credentials, key_path(at.key), call)
     if isinstance(rehearsed, Unfit):
         return rehearsed
     requests, how = PutRequests(rehearsed.target, rehearsed.headers), guard(rehearsed)
     prepared = await upload(payload, len(payload), how)
-    ours = requests.build(at.key, typed, prepared, keeper.latest(), rehearsed.signed_at)
+    ours = requests.build(at.key, typed, prepared, credentials.latest(), rehearsed.signed_at)
     pool = await _pool(stack, opened.s3, opened.ca_bundle, rehearsed, ours, connections)
     if isinstance(pool, Unfit):
         return pool
     parser = SdkParser(opened.s3, "s3", "PutObject")
-    return LeanStager(sdk, requests, how, pool, keeper, parser, deadline=deadline, calls=calls)
+    return LeanStager(sdk, requests, how, pool, credentials, parser, deadline=deadline, calls=calls)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-async def _rehearsed(client: Any, keeper: CredentialKeeper, resource: str, call: knowledge.Call) -> Rehearsed | Unfit:
+async def _rehearsed(client: Any, credentials: Credentials, resource: str, call: knowledge.Call) -> Rehearsed | Unfit:
     """A request of the SDK's, and the credentials it was signed with at hand."""
     rehearsed = await knowledge.rehearse(client, resource, call)
-    fault = await _renewed(keeper, "rehearsal", knowledge.REHEARSAL_SECONDS)
+    fault = await _renewed(credentials, "rehearsal", knowledge.REHEARSAL_SECONDS)
     return rehearsed if fault is None else Unfit(f"the credentials are not to be had: {fault.message}")
 
 
@@ -274,14 +277,19 @@ async def _pool(
     return pool
 
 
-async def _renewed(keeper: CredentialKeeper, operation: str, seconds: float) -> Fault | None:
+async def _renewed(credentials: Credentials, operation: str, seconds: float) -> Fault | None:
     """Waits for credentials that are valid; the fault if there are none."""
     try:
         async with asyncio.timeout(seconds):
-            await keeper.renewed()
+            await credentials.get_frozen_credentials()
     except Exception as error:  # the border: whatever a provider raises becomes a value here
         return _unsent(error, operation)
     return None
+
+
+def _doubt(parsed: object, credentials: Credentials) -> None:
+    if isinstance(parsed, Fault) and parsed.reason is FailureReason.CREDENTIALS:
+        credentials.distrust()
 
 
 def _unsent(error: Exception, operation: str) -> Fault:

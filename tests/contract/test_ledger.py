@@ -27,6 +27,7 @@ from dispatcher.model import (
     Move,
     NewFile,
     NewJob,
+    OpenJob,
     Queue,
     QueueId,
     Receipt,
@@ -156,6 +157,17 @@ async def test_a_new_file_has_an_empty_cursor(ledger: Ledger) -> None:
 async def test_files_are_listed_in_the_order_they_were_added(ledger: Ledger) -> None:
     added = [await ledger.add_file(a_file(run)) for run in ("z", "a", "m")]
     assert await ledger.files() == added
+
+
+async def test_one_file_is_known_as_it_is_now(ledger: Ledger) -> None:
+    queue = await with_jobs(ledger)
+    await with_jobs(ledger)
+    assert await ledger.file(queue.file_id) == (await ledger.files())[0]
+    await ledger.published(queue.file_id, 7.0)
+    known = await ledger.file(queue.file_id)
+    assert known is not None
+    assert (known.published_at, known.lines, known.cursor.line) == (7.0, 5, 5)
+    assert await ledger.file(FileId(99)) is None
 
 
 async def test_a_second_file_with_the_same_run_id_is_a_programming_error(ledger: Ledger) -> None:
@@ -694,6 +706,24 @@ async def test_recover_makes_every_claimed_job_ambiguous(ledger: Ledger) -> None
     await assert_tallies_are_true(ledger)
 
 
+async def test_after_a_recovery_nothing_waits_longer_than_what_was_recovered(ledger: Ledger) -> None:
+    late, soon, lost, sent = await claimed(ledger, 4)
+    moves = [Released(key=late, due_at=9_999.0, reason=BUSY), Released(key=soon, due_at=5.0, reason=BUSY)]
+    await ledger.record([*moves, Lost(key=lost, due_at=9_999.0, reason=BUSY), submitted(sent)])
+    deadline = (await open_job_of(ledger, sent)).due_at
+    assert await ledger.recover(77.0) == 0
+    assert await ledger.next_due_at(late.queue) == 5.0
+    assert keys(await ledger.claim(late.queue, 9, 76.0)) == [soon]
+    assert await ledger.next_due_at(late.queue) == 77.0
+    assert await ledger.next_ambiguous_at() == 77.0
+    assert (await open_job_of(ledger, sent)).due_at == deadline
+
+
+async def open_job_of(ledger: Ledger, key: JobKey) -> OpenJob:
+    (found,) = [job for job in await ledger.open_jobs(key.queue, 0) if job.key == key]
+    return found
+
+
 # --- what ends without having been sent ------------------------------------------------------------------------------
 
 STOP = Error("cancelled", "as the operator wished")
@@ -781,6 +811,102 @@ async def test_only_cancelled_and_expired_are_ends_of_what_was_not_sent(ledger: 
             await ledger.end_unsent(queue.file_id, state, 1.0, STOP)
     with pytest.raises(ValueError, match="no job file"):
         await ledger.end_unsent(FileId(99), State.CANCELLED, 1.0, STOP)
+
+
+# --- cancelled files -------------------------------------------------------------------------------------------------
+
+
+async def test_cancelling_a_file_ends_what_is_accepted_and_is_remembered(ledger: Ledger) -> None:
+    other, queue = await with_jobs(ledger), await one_of_each(ledger)
+    assert await ledger.cancel(queue.file_id, 300.0) == 2
+    expected = [State.SUBMITTED, State.CLAIMED, State.AMBIGUOUS, State.CANCELLED, State.SUCCEEDED, State.CANCELLED]
+    assert await states(ledger, queue.file_id) == expected
+    ended = [await row(ledger, JobKey(queue.queue_id, line)) for line in (4, 6)]
+    assert [(each.completed_at, each.attempts) for each in ended] == [(300.0, 1), (300.0, 0)]
+    assert {each.error.code for each in ended if each.error} == {FailureReason.CANCELLED}
+    assert [file.cancelled_at for file in await ledger.files()] == [None, 300.0]
+    assert ledger.tally(other.queue_id)[State.ACCEPTED] == 5
+    await assert_tallies_are_true(ledger)
+
+
+async def test_a_file_is_cancelled_once(ledger: Ledger) -> None:
+    queue = await one_of_each(ledger)
+    await ledger.cancel(queue.file_id, 300.0)
+    before = await ledger.files(), await ledger.rows(queue.file_id, 0, 9), ledger.totals()
+    assert await ledger.cancel(queue.file_id, 400.0) == 0
+    assert (await ledger.files(), await ledger.rows(queue.file_id, 0, 9), ledger.totals()) == before
+    with pytest.raises(ValueError, match="no job file"):
+        await ledger.cancel(FileId(99), 1.0)
+
+
+async def test_what_a_cancelled_file_gets_back_ends_cancelled_in_the_same_change(ledger: Ledger) -> None:
+    one, two, three, four = await claimed(ledger, 4)
+    queue = ledger.queues()[0]
+    await ledger.record([Lost(key=one, due_at=1.0, reason=BUSY)])
+    await ledger.cancel(queue.file_id, 300.0)
+    heard: list[list[Change]] = []
+    ledger.subscribe(lambda changes: heard.append(list(changes)))
+    await ledger.record([Reopened(key=one, due_at=0.0), Released(key=two, due_at=0.0, reason=BUSY)])
+    cancelled = [change for changes in heard for change in changes if change.state is State.CANCELLED]
+    assert cancelled == [Change(queue, State.ACCEPTED, State.CANCELLED, 2)]
+    await ledger.record([Lost(key=three, due_at=1.0, reason=BUSY), submitted(four)])
+    await ledger.record([Reopened(key=three, due_at=0.0)])
+    assert await states(ledger, queue.file_id) == [State.CANCELLED] * 3 + [State.SUBMITTED]
+    assert [(await row(ledger, key)).completed_at for key in (one, two, three)] == [300.0] * 3
+    assert (await ledger.claim(queue.queue_id, 9, 99.0), await ledger.next_due_at(queue.queue_id)) == ([], None)
+    await assert_tallies_are_true(ledger)
+
+
+async def test_what_was_sent_of_a_cancelled_file_comes_to_its_own_end(ledger: Ledger) -> None:
+    one, two, three, four = await claimed(ledger, 4)
+    await ledger.record([Lost(key=one, due_at=1.0, reason=BUSY), submitted(two)])
+    file = ledger.queues()[0].file_id
+    await ledger.cancel(file, 300.0)
+    await ledger.record([submitted(three), settled(four, State.CLAIMED, State.DEAD, STOP)])
+    await ledger.record([settled(one, State.AMBIGUOUS, State.SUCCEEDED), settled(two, State.SUBMITTED, State.FAILED)])
+    assert await states(ledger, file) == [State.SUCCEEDED, State.FAILED, State.SUBMITTED, State.DEAD]
+
+
+async def test_what_intake_still_brings_of_a_cancelled_file_ends_cancelled(ledger: Ledger) -> None:
+    file = await ledger.add_file(a_file())
+    assert await ledger.cancel(file.file_id, 300.0) == 0
+    bad = Rejection(3, None, FailureReason.INVALID_JSON, "x")
+    await ledger.accept(a_batch(file.file_id, [a_job(1), a_job(2, B)], [bad]))
+    assert [each.line for each in await ledger.accept(a_batch(file.file_id, [a_job(4), a_job(5, id="1")]))] == [5]
+    assert await states(ledger, file.file_id) == [State.CANCELLED] * 3
+    known = await ledger.file(file.file_id)
+    assert known is not None
+    assert (known.lines, known.rejected) == (5, 2)
+    assert [await ledger.claim(queue.queue_id, 9, 99.0) for queue in ledger.queues()] == [[], []]
+    assert ledger.totals()[A, State.ACCEPTED] == ledger.totals()[A, State.CANCELLED] == 2
+    await assert_tallies_are_true(ledger)
+
+
+async def test_the_jobs_of_a_cancelled_file_that_was_rebuilt_are_looked_for_first(ledger: Ledger) -> None:
+    file = await ledger.add_file(a_file(rebuilt=True))
+    await ledger.cancel(file.file_id, 300.0)
+    await ledger.accept(a_batch(file.file_id, [a_job(1), a_job(2)]))
+    one, two = [job.key for job in await ledger.ambiguous(0.0, 9)]
+    await ledger.record([settled(one, State.AMBIGUOUS, State.SUCCEEDED), Reopened(key=two, due_at=0.0)])
+    assert await states(ledger, file.file_id) == [State.SUCCEEDED, State.CANCELLED]
+
+
+async def test_after_a_crash_what_was_claimed_of_a_cancelled_file_is_looked_for_and_not_claimed(ledger: Ledger) -> None:
+    one, two = await claimed(ledger, 2)
+    file = ledger.queues()[0].file_id
+    await ledger.cancel(file, 300.0)
+    assert await ledger.recover(5.0) == 2
+    await ledger.record([settled(one, State.AMBIGUOUS, State.SUCCEEDED), Reopened(key=two, due_at=0.0)])
+    assert await ledger.claim(one.queue, 9, 99.0) == []
+    assert await states(ledger, file) == [State.SUCCEEDED, State.CANCELLED]
+
+
+async def test_moves_of_one_job_of_a_cancelled_file_are_applied_before_it_ends(ledger: Ledger) -> None:
+    (one,) = await claimed(ledger, 1)
+    file = ledger.queues()[0].file_id
+    await ledger.cancel(file, 300.0)
+    await ledger.record([Released(key=one, due_at=0.0, reason=BUSY), settled(one, State.ACCEPTED, State.EXPIRED, STOP)])
+    assert await states(ledger, file) == [State.EXPIRED]
 
 
 # --- what is forgotten -----------------------------------------------------------------------------------------------

@@ -98,6 +98,7 @@ async def everything(ledger: Ledger) -> list[Any]:
         ledger.totals(),
         ledger.lines(),
         await ledger.files(),
+        [await ledger.file(FileId(file)) for file in range(4)],
         [ledger.tally(queue) for queue in queues],
         [await ledger.next_due_at(queue) for queue in queues],
         await ledger.shards(),
@@ -271,6 +272,12 @@ async def end_unsent(pair: Pair, random: Random) -> None:
     await pair.call(lambda ledger: ledger.end_unsent(file, state, at, Error("ended", "é")))
 
 
+async def cancel_file(pair: Pair, random: Random) -> None:
+    files = [file.file_id for file in await pair.memory.files()]
+    file, at = random.choice([*files, FileId(99)]), random.choice(TIMES)
+    await pair.call(lambda ledger: ledger.cancel(file, at))
+
+
 async def settle_all(pair: Pair, random: Random) -> None:
     """Brings what is under way to an end, so that now and then a file can be published."""
     rows = [row for file in await pair.memory.files() for row in await pair.memory.rows(file.file_id, 0, 9_999)]
@@ -302,6 +309,7 @@ ACTS = [
     record,
     record,
     recover,
+    cancel_file,
     end_unsent,
     end_unsent,
     settle_all,

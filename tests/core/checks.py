@@ -26,8 +26,10 @@ async def findings(world: World, *, all_final: bool = True) -> list[str]:
 
 
 async def _forgotten(world: World, key: str) -> bool:
-    """Whether only a ledger that was lost knew that this job's route had changed to S3."""
-    return bool(world.lost_ledgers) and (await world.row(key.rpartition("/")[2])).transport is not Transport.S3
+    """Whether only a ledger that was lost knew that this job's route had changed to S3, or the job was cancelled while it
+    waited to be sent again, which does not look for what is staged."""
+    row = await world.row(key.rpartition("/")[2])
+    return row.state is State.CANCELLED or (bool(world.lost_ledgers) and row.transport is not Transport.S3)
 
 
 def _sums(world: World, file: JobFile, rows: list[JobRow]) -> list[str]:
@@ -57,6 +59,8 @@ def _end(world: World, row: JobRow, taken: list[Acceptance]) -> list[str]:
     """Whether the final state is what the service's record says. Only what the receipt on record names counts."""
     if row.state not in FINAL_STATES:
         return []
+    if row.state is State.CANCELLED:
+        return [] if (world.cancelled(row) and row.receipt is None) else ["cancelled, and nobody did"]
     at = world.ledger.settled_at[row.key][-1]
     named = [
         one.receipt

@@ -1,9 +1,11 @@
 """What becomes of submitted jobs: success beats failure, failure beats the deadline, and no answer settles nothing."""
 
+import anyio
 import pytest
 
 from dispatcher.fates import EXCERPT_BYTES, excerpt
-from dispatcher.interfaces import Fault
+from dispatcher.identity import inference_id
+from dispatcher.interfaces import Fault, Invocation
 from dispatcher.model import State
 from tests.core.checks import findings
 from tests.core.service import BUSY, DENIED, EPOCH, SLOW_DOWN, Run, Weather
@@ -217,3 +219,42 @@ async def test_a_failure_object_that_could_not_be_read_is_asked_for_again_soon()
         await process.finished(within=6_000.0)
     assert world.total(State.FAILED) == 20
     assert world.clock.now() - min(refused_at.values()) < 10.0
+
+
+async def test_a_look_for_failures_that_s3_did_not_answer_is_made_again_soon() -> None:
+    world = World(weather=Weather(runs=lambda _: Run(None, failure_after=1.0)))
+    file = await world.add("jobs.jsonl", [Line()] * 20)
+    async with world.process() as process:
+        await process.until(lambda: world.total(State.SUBMITTED) == 20)
+        places = {row.receipt.failure_location for row in await world.rows(file) if row.receipt}
+        folders = {str(place).rpartition("/")[0] + "/" for place in places}
+        untold = [2]
+
+        def twice(_: str, place: str) -> Fault | None:
+            if place not in places | folders or not untold[0]:
+                return None
+            untold[0] -= 1
+            return SLOW_DOWN
+
+        world.weather.s3 = twice
+        await process.finished(within=12.0)
+    assert (world.total(State.FAILED), untold) == (20, [0])
+
+
+async def test_after_a_restart_what_is_missing_of_a_shard_that_has_results_is_looked_for_among_the_failures_at_once() -> (
+    None
+):
+    def runs(invocation: Invocation) -> Run:
+        return Run(None, failure_after=60.0) if invocation.inference_id in last else Run(1.0)
+
+    world, last = World(), set[str]()
+    file = await world.add("jobs.jsonl", [Line()] * 20)
+    last.add(inference_id(file.run_id, 20))
+    world.weather.runs = runs
+    async with world.process() as process:
+        await process.until(lambda: world.total(State.SUCCEEDED) == 19)
+    await anyio.sleep(600.0)
+    async with world.process() as process:
+        await process.finished(within=5.0)
+    assert world.total(State.FAILED) == 1
+    assert await findings(world) == []

@@ -50,6 +50,9 @@ async def test_whatever_happens_every_job_ends_right_and_every_duplicate_is_expl
         stormy(world, chance, bad=bad)
         async with world.process() as process:
             await lives(process, chance)
+            if chance.random() < 0.1:
+                await world.cancel(chance.choice(list(world.files.values())))
+                await lives(process, chance)
         assert await findings(world, all_final=False) == []
         if chance.random() < 0.05:
             await world.lose_ledger()
@@ -59,7 +62,7 @@ async def test_whatever_happens_every_job_ends_right_and_every_duplicate_is_expl
     assert await findings(world) == []
     if not bad:
         gone = sum(line.gone for line in world.lines)
-        assert gone - world.total(State.EXPIRED) <= world.total(State.DEAD) <= gone
+        assert gone - world.total(State.EXPIRED) - world.total(State.CANCELLED) <= world.total(State.DEAD) <= gone
 
 
 def random_plan(seed: int, chance: Random) -> Plan:

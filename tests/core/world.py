@@ -147,6 +147,8 @@ class World:
         self.files: dict[FileId, JobFile] = {}
         self.keys: dict[InferenceId, tuple[FileId, int]] = {}
         self._lines: dict[tuple[FileId, int], Line] = {}
+        # What was claimed of each cancelled file when it was cancelled, and not sent since: nothing else of it may be.
+        self._last_sends: dict[FileId, set[int]] = {}
         self._metrics = Metrics(CollectorRegistry(), [])
         self.service.before_send = self._on_send
         self.service.before_discard = self._on_discard
@@ -171,9 +173,18 @@ class World:
             await self._accept(file, lines, start, rejections)
         return file
 
+    async def cancel(self, file: JobFile) -> None:
+        """An operator cancels the file."""
+        if file.file_id not in self._last_sends:
+            claimed = {row.key.line for row in await self.rows(file) if row.state is State.CLAIMED}
+            # Nothing may come between the look and the cancel; the ledger changes before it yields.
+            self._last_sends[file.file_id] = claimed
+        await self.ledger.cancel(file.file_id, self.clock.now())
+
     async def lose_ledger(self) -> None:
         """The ledger is gone; a new one is made of the job files. Anything may have been sent once before."""
         files, self.files = list(self.files.values()), {}
+        self._last_sends.clear()
         lost, self.ledger = self.ledger.lost, self._new_ledger()
         self.ledger.lost.update(lost)
         self.lost_ledgers += 1
@@ -254,6 +265,8 @@ class World:
     async def process(self, *, look: bool = True) -> AsyncIterator["Process"]:
         """A process that lives until the block ends, and then dies at once."""
         process = Process(self)
+        for claimed in self._last_sends.values():
+            claimed.clear()
         await process.recover()
         self._process = process
         try:
@@ -292,6 +305,12 @@ class World:
         """The job that the service knows by this id."""
         return (await self.ledger.find(id))[0][1]
 
+    def cancelled(self, row: JobRow) -> bool:
+        """Whether the job's file was cancelled."""
+        return any(
+            queue.queue_id == row.key.queue and queue.file_id in self._last_sends for queue in self.ledger.queues()
+        )
+
     # --- what must hold at each moment ---
 
     async def _on_send(self, invocation: Invocation) -> None:
@@ -301,6 +320,11 @@ class World:
         state = (await self.row(invocation.inference_id)).state
         if state is not State.CLAIMED:
             self.violations.append(f"{invocation.inference_id} was sent while it was {state}")
+        file, line = self.keys[invocation.inference_id]
+        if file in self._last_sends:
+            if line not in self._last_sends[file]:
+                self.violations.append(f"{invocation.inference_id} was sent though its file was cancelled")
+            self._last_sends[file].discard(line)
         location = invocation.input_location or ""
         if location.startswith(STAGING) and location not in self.service.staged:
             self.violations.append(f"{invocation.inference_id} was sent before its input was staged")

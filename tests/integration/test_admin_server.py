@@ -4,6 +4,8 @@ import asyncio
 import socket
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from shutil import which
 
@@ -101,9 +103,24 @@ async def test_a_scrape_does_not_hold_up_the_loop(registry: CollectorRegistry, h
     async with metrics_server(ANYWHERE, registry, lambda: True) as address:
         scrape = asyncio.create_task(http.get(f"http://{address}/metrics"))
         await entered.wait()
-        assert (await http.get(f"http://{address}/healthz")).status == 200
         leave.set()
         assert (await scrape).status == 200
+
+
+def asked(url: str) -> tuple[int, bytes]:
+    """Status and body, without a turn of the loop in between."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+
+
+async def test_a_loop_that_stands_still_does_not_hold_up_a_scrape(registry: CollectorRegistry) -> None:
+    async with metrics_server(ANYWHERE, registry, lambda: True, lambda: False) as address:
+        status, scraped = asked(f"http://{address}/metrics")
+        healthy, _ = asked(f"http://{address}/healthz")
+    assert (status, b"dispatcher_submission_seconds" in scraped, healthy) == (200, True, 503)
 
 
 async def test_the_port_is_free_again_afterwards(registry: CollectorRegistry) -> None:

@@ -16,12 +16,12 @@ from time import strptime
 from typing import Any, NamedTuple
 
 import pytest
+from aiobotocore.credentials import AioCredentials
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dispatcher.aws.clients import Clients, ClientSettings, clients
-from dispatcher.aws.credentials import CredentialKeeper
 from dispatcher.aws.http import Answer, Request
 from dispatcher.interfaces import FileSlice, Invocation
 from dispatcher.model import EndpointName, InferenceId
@@ -152,12 +152,12 @@ class Bench(NamedTuple):
 
     def signed_by(self, keys: tuple[str, str, str | None]) -> None:
         """Both paths take these keys from now on: access key, secret, token."""
-        shared = self.opened.credentials
-        shared.access_key, shared.secret_key, shared.token = keys
-        keeper = CredentialKeeper(shared)
-        self.runner.run(keeper.renewed())
-        for path in self.lean[:2]:
-            path._keeper = keeper
+
+        async def load() -> AioCredentials:
+            return AioCredentials(*keys)
+
+        self.opened.credentials._load = load
+        self.runner.run(self.opened.credentials.open())
 
     def both(self, ask: Callable[[Any], Coroutine[Any, Any, object]], which: int) -> tuple[Sent, Sent]:
         """What the lean path and what the SDK sends; the lean one a second time if the second was over."""
@@ -176,12 +176,12 @@ async def opened_bench(stack: AsyncExitStack, place: Place, runner: asyncio.Runn
     opened = await stack.enter_async_context(
         clients(ClientSettings(max_in_flight=2, expect_continue=place.expect_continue))
     )
-    keeper, recorder = CredentialKeeper(opened.credentials), Recorder()
+    recorder = Recorder()
     stager = SdkStager(
         opened.s3, place.staging, sse_kms_key_id="key/ä", tags={"a b": "ü&="}, expected_bucket_owner="123456789012"
     )
-    invoker = await lean_invoker(stack, opened, keeper, connections=1)
-    put = await lean_stager(stack, opened, keeper, stager, connections=1)
+    invoker = await lean_invoker(stack, opened, connections=1)
+    put = await lean_stager(stack, opened, stager, connections=1)
     assert isinstance(invoker, LeanInvoker), invoker
     assert isinstance(put, LeanStager), put
     invoker._pool = put._pool = recorder  # type: ignore[assignment]

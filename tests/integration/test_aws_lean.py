@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from dispatcher.aws.clients import Clients, ClientSettings, clients
-from dispatcher.aws.credentials import CredentialKeeper
+from dispatcher.aws.credentials import Credentials
 from dispatcher.aws.deadlines import Deadline
 from dispatcher.aws.knowledge import Unfit, rehearse
 from dispatcher.interfaces import Fault, FaultKind, Invocation
@@ -149,19 +149,35 @@ async def test_a_rehearsal_stops_no_request_of_others(environment: pytest.Monkey
 
 
 async def test_credentials_that_come_too_late_sent_nothing(environment: pytest.MonkeyPatch) -> None:
-    class Hung:
-        async def get_frozen_credentials(self) -> None:
-            await asyncio.Event().wait()
+    async def hang() -> None:
+        await asyncio.Event().wait()
 
     async with scripted_server(accepts("id-1")) as server:
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
         async with opened_clients() as opened, invoking("lean", opened, Deadline(base_seconds=0.1)) as invoker:
-            keeper = invoker._keeper = CredentialKeeper(Hung())  # type: ignore[attr-defined]
+            credentials = invoker._credentials = Credentials(hang)  # type: ignore[attr-defined]
             fault = await invoker.invoke(JOB)
-            await keeper.aclose()
+            await credentials.aclose()
         assert isinstance(fault, Fault)
         assert (fault.kind, fault.reason) == (FaultKind.NOT_SENT, FailureReason.TIMEOUT)
         assert not server.heard
+
+
+async def test_keys_that_the_service_refuses_are_asked_for_anew(environment: pytest.MonkeyPatch) -> None:
+    expired = answers(403, b"{}", {"x-amzn-ErrorType": "ExpiredTokenException"})
+    async with scripted_server(expired, accepts("id-1")) as server:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+        async with opened_clients() as opened, invoking("lean", opened) as invoker:
+            fault = await invoker.invoke(JOB)
+            assert isinstance(fault, Fault)
+            assert fault.reason is FailureReason.CREDENTIALS
+            environment.setenv("AWS_ACCESS_KEY_ID", "AKIANEW")
+            async with asyncio.timeout(10):
+                # The renewal is begun by whoever asks, and is over when the keys are others.
+                while (await opened.credentials.get_frozen_credentials()).access_key != "AKIANEW":  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert isinstance(await invoker.invoke(JOB), Receipt)
+        assert "Credential=AKIANEW/" in server.heard[1].headers["authorization"]
 
 
 MOVED = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>no</Message><Region>eu-west-1</Region></Error>"

@@ -6,16 +6,18 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from dispatcher.engine import SystemClock
+from dispatcher.clock import SystemClock
 from dispatcher.errors import UnreadableFileError
 from dispatcher.formats.disk import DiskFaultError
 from dispatcher.identity import run_id
@@ -24,7 +26,8 @@ from dispatcher.model import JobFile
 from dispatcher.results import Results
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import scan
-from dispatcher.sources.uptake import UNREADABLE, Uptake, UptakeSettings
+from dispatcher.sources.turns import SMALL_BYTES
+from dispatcher.sources.uptake import UNPACKERS, UNREADABLE, Uptake, UptakeSettings
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -101,6 +104,32 @@ async def test_a_compressed_file_is_read_from_a_copy_beside_it(
     await station.completed(file)
     assert station.listed("work") == []
     assert station.listed("done") == [f"a.jsonl{suffix}"]
+
+
+async def test_a_small_archive_does_not_wait_for_large_ones_that_are_being_unpacked(station: Station) -> None:
+    asked, begun, unpacked = count(), threading.Semaphore(0), threading.Event()
+
+    def room() -> int:
+        if next(asked) < UNPACKERS:
+            begun.release()
+            unpacked.wait()
+        return PLENTY
+
+    station.uptake = station.opened(room_bytes=room)
+    large = gzip.compress(os.urandom(SMALL_BYTES), compresslevel=0)
+    waiting = [station.dropped(f"{n}.jsonl.gz", large) for n in range(UNPACKERS + 1)]
+    async with anyio.create_task_group() as tasks:
+        for taken in waiting:
+            tasks.start_soon(station.uptake.take_up, taken)
+        for _ in range(UNPACKERS):
+            await anyio.to_thread.run_sync(begun.acquire)
+        try:
+            with anyio.fail_after(10.0):
+                file = await station.taken_up("small.jsonl.gz", gzip.compress(TEXT))
+            assert await station.ledger.files() == [file]
+        finally:
+            unpacked.set()
+    assert len(await station.ledger.files()) == len(waiting) + 1
 
 
 BROKEN = {

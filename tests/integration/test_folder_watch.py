@@ -16,7 +16,7 @@ import anyio.to_thread
 import pytest
 from structlog.testing import capture_logs
 
-from dispatcher.engine import SystemClock
+from dispatcher.clock import SystemClock
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import BATCH, events, open_inbox
 

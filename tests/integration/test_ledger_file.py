@@ -22,7 +22,17 @@ from dispatcher.ledger.opening import WAL_LIMIT_BYTES
 from dispatcher.ledger.sqlite import SqliteLedger, open_sqlite
 from dispatcher.lifecycle import IllegalMoveError
 from dispatcher.model import Change, Error, FailureReason, Move, Rejection, State
-from tests.contract.test_ledger import A, a_batch, a_file, a_job, keys, settled, submitted, with_jobs
+from tests.contract.test_ledger import (
+    A,
+    a_batch,
+    a_file,
+    a_job,
+    assert_tallies_are_true,
+    keys,
+    settled,
+    submitted,
+    with_jobs,
+)
 
 
 @pytest.fixture
@@ -137,6 +147,45 @@ async def test_an_ending_that_was_broken_off_is_ended_by_the_next(ledger: Sqlite
     rest = await ledger.end_unsent(queue.file_id, State.CANCELLED, 1.0, error)
     assert ledger.tally(queue.queue_id)[State.CANCELLED] == 20_000
     assert rest <= 20_000 - ended
+
+
+@pytest.mark.parametrize("again", ["cancelled again", "opened again"])
+async def test_a_cancel_that_was_broken_off_gives_nothing_to_claim_and_is_brought_to_its_end(
+    tmp_path: Path, again: str
+) -> None:
+    ledger = await open_sqlite(tmp_path / "ledger")
+    queue, first = await with_jobs(ledger, range(1, 20_001)), asyncio.Event()
+    ledger.subscribe(lambda changes: first.set())
+    task = asyncio.ensure_future(ledger.cancel(queue.file_id, 1.0))
+    await first.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await ledger.accept(a_batch(queue.file_id, [a_job(line) for line in range(20_001, 22_001)]))
+    ended = ledger.tally(queue.queue_id)[State.CANCELLED]
+    assert 2_000 < ended < 22_000
+    assert (await ledger.claim(queue.queue_id, 5, 9.0), await ledger.next_due_at(queue.queue_id)) == ([], None)
+    if again == "opened again":
+        await ledger.aclose()
+        ledger = await open_sqlite(tmp_path / "ledger")
+        assert await ledger.recover(0.0) == 0
+    else:
+        await ledger.cancel(queue.file_id, 2.0)
+    assert ledger.tally(queue.queue_id)[State.CANCELLED] == 22_000
+    assert {row.completed_at for row in await ledger.rows(queue.file_id, 0, 22_000)} == {1.0}
+    await assert_tallies_are_true(ledger)
+    await ledger.aclose()
+
+
+async def test_a_ledger_that_is_held_for_a_moment_is_waited_for_and_no_longer_than_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    holder = await open_sqlite(path)
+    with pytest.raises(LedgerHeldError):
+        await open_sqlite(path, patience_seconds=0.1)
+    waiting = asyncio.ensure_future(open_sqlite(path, patience_seconds=30.0))
+    await asyncio.wait([waiting], timeout=0.2)
+    assert not waiting.done()
+    await holder.aclose()
+    await (await waiting).aclose()
 
 
 async def test_closing_leaves_no_log_and_no_thread(tmp_path: Path) -> None:

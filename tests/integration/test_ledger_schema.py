@@ -24,6 +24,7 @@ from tests.integration.test_ledger_faults import Disk
 ROOT = Path(__file__).parents[2]
 
 FIRST_DIGEST = "4b8920043ed8bc2431d7285251f80ffdbc583abe817d292ed30d99a4681fc536"
+SECOND_DIGEST = "0f0dfd9752332ef209ae7d4a0049329ffa84dce2e072812eac91a1572c9f1153"
 
 # Queue 1, claimed through line 12: one job of every state and way to write it. Columns: line, state, attempts, maybe_sent, sent.
 OLD_JOBS = (
@@ -103,10 +104,25 @@ def insert(
     )
 
 
+async def test_a_ledger_of_the_second_version_knows_no_cancelled_file_and_can_cancel(tmp_path: Path) -> None:
+    path = an_old_ledger(tmp_path / "ledger")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in schema.SECOND:
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 2")
+    ledger = await open_sqlite(path)
+    await assert_holds_all(ledger)
+    assert await ledger.cancel(FileId(1), 9.0) == 3
+    await ledger.aclose()
+    ledger = await open_sqlite(path)
+    assert [file.cancelled_at for file in await ledger.files()] == [9.0]
+    await ledger.aclose()
+
+
 async def assert_holds_all(ledger: SqliteLedger) -> None:
     (file,) = await ledger.files()
     assert (file.run_id, file.lines, file.rejected, file.cursor.line) == ("run1", 13, 1, 14)
-    assert (file.deadline_at, file.rebuilt, file.published_at) == (None, False, None)
+    assert (file.deadline_at, file.rebuilt, file.published_at, file.cancelled_at) == (None, False, None, None)
     rows = await ledger.rows(file.file_id, 0, 99)
     assert [row.state for row in rows] == OLD_STATES
     assert {row.transport for row in rows} == {TRANSPORTS[0]}
@@ -122,8 +138,9 @@ def version_of(path: Path) -> tuple[int, int]:
         return schema.version_of(connection), added
 
 
-def test_the_first_schema_is_the_one_that_was_released() -> None:
+def test_the_schemas_of_earlier_versions_are_those_that_were_released() -> None:
     assert sha256("".join(schema.FIRST).encode()).hexdigest() == FIRST_DIGEST
+    assert sha256("".join(schema.SECOND).encode()).hexdigest() == SECOND_DIGEST
 
 
 async def test_an_old_ledger_keeps_all_it_held_and_its_totals_are_what_its_rows_prove(tmp_path: Path) -> None:

@@ -143,6 +143,22 @@ def test_a_second_process_is_told_who_holds_the_ledger(tmp_path: Path, sandbox: 
             assert str(running.process.pid) in second.err
 
 
+def test_a_run_that_begins_while_somebody_looks_at_its_ledger_is_not_turned_away(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    jobs = numbered(1)
+    for _ in range(100_000):
+        jobs.reject(b"bad")  # so that a look at the ledger takes a while
+    jobs.write(tmp_path / "jobs.jsonl")
+    assert run(tmp_path, sandbox, "jobs.jsonl").status == 1
+    with started(tmp_path, None, "status", "jobs.jsonl", "--json", "--watch", "--interval", "0.1") as watching:
+        until(lambda: watching.out.read_bytes().count(b"\n") >= 2)
+        for _ in range(4):
+            again = run(tmp_path, sandbox, "jobs.jsonl")
+            assert again.status == 1, again.said
+        assert watching.process.poll() is None
+
+
 def test_no_wait_submits_and_the_plain_command_collects(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(endpoints={ENDPOINT: {"asleep": True, "wake_backlog": None}})
     jobs = numbered(50)
@@ -181,6 +197,7 @@ def test_what_is_final_can_be_had_while_stragglers_are_waited_for(tmp_path: Path
         status = json.loads(said.out)
         assert status["owner"] is True
         assert status["files"][0]["outstanding_by_state"]["submitted"] == 4
+        assert status["files"][0]["eta_seconds"] > 0
         assert oct((tmp_path / "jobs.jsonl.results" / "ledger.db.sock").stat().st_mode & 0o777) == "0o600"
         running.signal(signal.SIGTERM)
         assert running.end(10.0).status == 130

@@ -18,7 +18,7 @@ from tests.programs import Jobs, a_sandbox, audit, dispatch, numbered, sound
 from tests.sandboxes import eventually
 from tests.services import Spool, audit_all, number, serving
 
-STOPS = number("TEST_STOPS", 8)
+STOPS = number("TEST_STOPS", 30)
 KILLS = number("TEST_SERVE_KILLS", 5)
 IN_FLIGHT = 8
 LOAD = ("--max-in-flight", IN_FLIGHT, "--doubt-cap-seconds", "0.5")
@@ -35,9 +35,9 @@ def accepted(sandbox: Sandbox) -> int:
     return int(sandbox.counts()["jobs"]["accepted"])
 
 
-def load(spool: Spool, turn: int, rng: random.Random) -> dict[str, Jobs]:
+def load(spool: Spool, turn: int, sizes: list[int]) -> dict[str, Jobs]:
     """A few files of different sizes are dropped."""
-    files = {f"{turn:03}-{n}.jsonl": numbered(rng.randrange(40, 120)) for n in range(3)}
+    files = {f"{turn:03}-{n}.jsonl": numbered(size) for n, size in enumerate(sizes)}
     for name, jobs in files.items():
         spool.drop(name, jobs)
     return files
@@ -55,7 +55,7 @@ def test_however_often_it_is_stopped_nothing_is_lost_and_nothing_sent_twice(tmp_
     files: dict[str, Jobs] = {}
     sandbox.patch(faults=[SLOW])
     for turn in range(STOPS):
-        files |= load(spool, turn, rng)
+        files |= load(spool, turn, [rng.randrange(20, 40) for _ in range(3)])
         with serving(tmp_path, sandbox, *LOAD) as service:
             until_more(sandbox, rng.randrange(1, 60))
             service.stop()
@@ -75,7 +75,7 @@ def test_whenever_it_is_killed_nothing_is_lost_and_little_is_repeated(tmp_path: 
     files: dict[str, Jobs] = {}
     sandbox.patch(faults=[SLOW])
     for turn in range(KILLS):
-        files |= load(spool, turn, rng)
+        files |= load(spool, turn, [rng.randrange(40, 120) for _ in range(3)])
         with serving(tmp_path, sandbox, *LOAD) as service:
             until_more(sandbox, rng.randrange(1, 100))
             service.kill()

@@ -99,6 +99,54 @@ def test_a_file_cancelled_while_it_is_read_is_cancelled_to_its_end(tmp_path: Pat
     assert books.states()["cancelled"] > 59_000
 
 
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_file_that_is_cancelled_while_it_is_read_stays_cancelled_over_a_restart(
+    end: str, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    sandbox.patch(faults=[{**SLOW, "seconds": 0.5}])
+    jobs = numbered(150_000)
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", jobs)
+        eventually(lambda: accepted(sandbox) > 0, 20.0)
+        operate(service.spool, "cancel", "a.jsonl")
+        service.stop() if end == "stopped" else service.kill()
+    eventually(lambda: not sandbox.counts()["open_requests"].get("invoke"), 20.0)
+    sent, (before,) = accepted(sandbox), status(service.spool)["files"]
+    assert (before["reading"], before["outstanding_by_state"]["accepted"]) == (True, 0)
+    sandbox.patch(faults=[])
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.until_finished("a.jsonl", seconds=60.0)
+        service.stop()
+    books = audit(jobs, service.spool.results("a.jsonl"), sandbox)
+    assert (accepted(sandbox), books.repeated) == (sent, 0)
+    assert books.states() == {"succeeded": sent, "cancelled": 150_000 - sent}
+
+
+def test_the_doubts_of_a_cancelled_file_are_looked_for_and_none_is_sent_again(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(endpoints={ENDPOINT: {"delay_every": 1, "delay_seconds": 8.0}})
+    first, second = numbered(4), numbered(16, size=9)
+    with serving(tmp_path, sandbox, "--max-in-flight", "16") as service:
+        service.spool.drop("first.jsonl", first)
+        service.spool.until_finished("first.jsonl")
+        # Half of these are taken, and none is answered; so long as the first results took nobody looks for them.
+        lost = [{"operation": "invoke", "kind": kind, "count": 8} for kind in ("reset_after", "reset_before")]
+        sandbox.patch(endpoints={ENDPOINT: {"delay_every": 0}}, faults=lost)
+        service.spool.drop("a.jsonl", second)
+        eventually(lambda: accepted(sandbox) == 12, 20.0)
+        eventually(lambda: status(service.spool)["files"][1]["outstanding_by_state"]["ambiguous"] == 16, 20.0)
+        operate(service.spool, "cancel", "a.jsonl")
+        service.spool.until_finished("a.jsonl")
+        service.stop()
+    record = [event for event in sandbox.record() if event["inference_id"] not in ids(service.spool, "first.jsonl")]
+    books = audit(second, service.spool.results("a.jsonl"), sandbox, record)
+    assert (books.states(), books.repeated) == ({"succeeded": 8, "cancelled": 8}, 0)
+    assert accepted(sandbox) == 12
+
+
+def ids(spool: Spool, name: str) -> set[str]:
+    return {row["inference_id"] for row in rows(spool.results(name) / "results.jsonl")}
+
+
 def test_a_lane_is_paused_resumed_and_limited_while_it_runs(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(faults=[SLOW])
     jobs = numbered(400)

@@ -1,197 +1,245 @@
-"""What is at hand while credentials are renewed, and while their provider is down; asked of the SDK's own objects."""
+"""Who is asked for keys, and when; the SDK's chain is played, and time is a number."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from aiobotocore.credentials import AioCredentials, AioDeferredRefreshableCredentials, AioRefreshableCredentials
+from botocore.exceptions import CredentialRetrievalError
 
-from dispatcher.aws.credentials import LOOK_SECONDS, RETRY_SECONDS, CredentialKeeper
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from dispatcher.aws.credentials import EARLY_SECONDS, LOOK_SECONDS, Credentials
 
 
-class Provider:
-    """Gives credentials for an hour each time it is asked, unless it is down or held up. Its clock is moved by hand."""
-
-    def __init__(self, first_seconds: float | None = 3_600) -> None:
-        self.asked = 0
-        self.begun = asyncio.Event()
-        self.down = False
-        self.hold = asyncio.Event()
-        self.hold.set()
-        self.seconds = 0.0
-        if first_seconds is None:
-            made: Any = AioDeferredRefreshableCredentials(self.renew, "test", self.now)
-        else:
-            ends = START + timedelta(seconds=first_seconds)
-            made = AioRefreshableCredentials("A0", "S0", "T0", ends, self.renew, "test", self.now)
-        self.credentials = made
-        self.keeper = CredentialKeeper(made, monotonic=lambda: self.seconds)
-
-    def now(self) -> datetime:
-        return START + timedelta(seconds=self.seconds)
-
-    async def renew(self) -> dict[str, str]:
-        self.asked += 1
-        self.begun.set()
-        number = self.asked
-        await self.hold.wait()
-        if self.down:
-            raise OSError("the provider is down")
-        ends = (self.now() + timedelta(hours=1)).isoformat()
-        return {"access_key": f"A{number}", "secret_key": f"S{number}", "token": f"T{number}", "expiry_time": ends}
-
-    def key(self) -> str | None:
-        held = self.keeper.current()
-        return None if held is None else held.access_key
+class Keys(NamedTuple):
+    access_key: str
+    account_id: str | None = None
+    secret_key: str = "secret"
+    token: str | None = None
 
 
-async def idle(provider: Provider) -> None:
-    """Waits for the refresh under way, if there is one."""
-    task = provider.keeper._task
-    if task is not None:
-        await asyncio.wait([task])
+class Chain:
+    """A provider and its keys. `lasts_seconds` None: without an end; `away`: it fails; `gate`: it answers when that is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.gives = "first"
+        self.lasts_seconds: float | None = 3_600.0
+        self.away = False
+        self.calls = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def ask(self) -> Keys:
+        self.calls += 1
+        await self.gate.wait()
+        if self.away:
+            raise OSError("nobody answers")
+        return Keys(self.gives, "123")
+
+    async def load(self) -> Any:
+        keys = await self.ask()
+        return Static(keys) if self.lasts_seconds is None else Expiring(self, keys, self.now + self.lasts_seconds)
 
 
-async def test_fresh_credentials_are_at_hand_and_nobody_is_asked() -> None:
-    provider = Provider()
-    held = provider.keeper.current()
-    assert held is not None
-    assert (held.access_key, held.secret_key, held.token) == ("A0", "S0", "T0")
-    assert provider.keeper.current() is held, "one set is one object"
-    assert provider.asked == 0
+class Static:
+    method = "file"
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def get_frozen_credentials(self) -> Keys:
+        return self._keys
 
 
-async def test_before_their_end_they_are_renewed_while_requests_go_on() -> None:
-    provider = Provider()
-    provider.keeper.current()
-    provider.seconds = 3_600 - 14 * 60
-    provider.hold.clear()
-    assert [provider.key() for _ in range(200)] == ["A0"] * 200
-    await provider.begun.wait()
-    provider.hold.set()
-    await idle(provider)
-    provider.seconds += LOOK_SECONDS
-    assert provider.key() == "A1"
-    assert provider.asked == 1
+class Expiring:
+    """As the SDK's: asks again when the end is near and somebody wants the keys."""
+
+    method = "container"
+
+    def __init__(self, chain: Chain, keys: Keys, ends_at: float) -> None:
+        self._chain, self._keys, self._ends_at = chain, keys, ends_at
+        self._is_new = True
+
+    def refresh_needed(self, seconds: float) -> bool:
+        return self._ends_at - self._chain.now < seconds
+
+    async def get_frozen_credentials(self) -> Keys:
+        if self.refresh_needed(EARLY_SECONDS) and not self._is_new:
+            self._keys = await self._chain.ask()
+            self._ends_at = self._chain.now + (self._chain.lasts_seconds or 0)
+        self._is_new = False
+        return self._keys
 
 
-async def test_valid_credentials_are_used_to_their_end_while_the_provider_is_down() -> None:
-    provider = Provider()
-    provider.down = True
-    for seconds in range(3_600 - 16 * 60, 3_600, 20):
-        provider.seconds = seconds
-        assert provider.key() == "A0"
-        assert (await provider.keeper.renewed()).access_key == "A0"
-        await idle(provider)
-    provider.seconds = 3_601
-    assert provider.key() is None
-    with pytest.raises(OSError, match="down"):
-        await provider.keeper.renewed()
+async def opened(chain: Chain) -> Credentials:
+    made = Credentials(chain.load, lambda: chain.now)
+    assert await made.open()
+    return made
 
 
-async def test_a_provider_that_is_down_is_not_pestered_while_there_is_time() -> None:
-    provider = Provider()
-    provider.down = True
-    for second in range(60):
-        provider.seconds = 3_000 + second
-        assert provider.key() == "A0"
-        await idle(provider)
-    assert provider.asked == 60 / RETRY_SECONDS
-
-
-async def test_at_their_end_nobody_waits_for_the_next_attempt_to_be_due() -> None:
-    provider = Provider()
-    provider.down, provider.seconds = True, 3_597
-    assert provider.key() == "A0"
-    await idle(provider)
-    provider.down, provider.seconds = False, 3_601
-    assert (await provider.keeper.renewed()).access_key == "A2"
-
-
-async def test_many_who_wait_make_one_refresh() -> None:
-    provider = Provider(first_seconds=-1)
-    provider.hold.clear()
-    waiting = [asyncio.create_task(provider.keeper.renewed()) for _ in range(200)]
-    await provider.begun.wait()
-    provider.hold.set()
-    found = {(await task).access_key for task in waiting}
-    assert (found, provider.asked) == ({"A1"}, 1)
-
-
-async def test_a_provider_that_hangs_is_not_asked_a_second_time_meanwhile() -> None:
-    provider = Provider(first_seconds=-1)
-    provider.hold.clear()
-    for seconds in range(30):
-        provider.seconds = seconds
-        assert provider.key() is None
+async def key(credentials: Credentials) -> str:
+    """The key that a request is signed with; whatever goes on beside it comes to its end first."""
+    found = (await credentials.get_frozen_credentials()).access_key
+    for _ in range(10):
         await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task(), provider.keeper._task}
-    provider.hold.set()
-    assert (await provider.keeper.renewed()).access_key == "A1"
+    return str(found)
 
 
-async def test_a_provider_that_is_down_is_asked_once_a_second_and_all_hear_of_it() -> None:
-    provider = Provider(first_seconds=-1)
-    provider.down = True
-    for _ in range(50):
-        with pytest.raises(OSError, match="down"):
-            await provider.keeper.renewed()
-    assert provider.asked == 1
-    provider.seconds += LOOK_SECONDS
-    provider.down = False
-    assert (await provider.keeper.renewed()).access_key == "A2"
+EXPIRED = {"Error": {"Code": "ExpiredTokenException"}}
 
 
-async def test_whoever_stops_waiting_leaves_the_refresh_to_the_others() -> None:
-    provider = Provider(first_seconds=-1)
-    provider.hold.clear()
-    first, second = (asyncio.create_task(provider.keeper.renewed()) for _ in range(2))
-    await provider.begun.wait()
-    first.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await first
-    provider.hold.set()
-    assert (await second).access_key == "A1"
+async def test_keys_that_last_are_asked_for_once() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    assert {await key(credentials) for _ in range(100)} == {"first"}
+    assert (chain.calls, credentials.method, await credentials.get_account_id()) == (1, "container", "123")
 
 
-async def test_what_another_client_has_renewed_is_seen() -> None:
-    provider = Provider()
-    assert provider.key() == "A0"
-    provider.seconds = 3_600 - 60
-    await provider.credentials.get_frozen_credentials()
-    assert provider.key() == "A1"
-    assert provider.asked == 1
+async def test_near_their_end_keys_are_renewed_beside_the_requests() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.gives = 3_600.0 - EARLY_SECONDS + 1, "second"
+    chain.gate.clear()
+    assert [await key(credentials) for _ in range(50)] == ["first"] * 50
+    assert chain.calls == 2
+    chain.gate.set()
+    await key(credentials)
+    assert await key(credentials) == "second"
+    assert chain.calls == 2
 
 
-async def test_credentials_that_are_fetched_at_first_use_are_waited_for() -> None:
-    provider = Provider(first_seconds=None)
-    assert provider.key() is None
-    assert (await provider.keeper.renewed()).access_key == "A1"
+async def test_a_renewal_that_brings_nothing_new_is_made_again_after_pauses_that_grow() -> None:
+    chain = Chain()
+    chain.lasts_seconds = 600.0
+    credentials = await opened(chain)
+    for _ in range(500):
+        assert await key(credentials) == "first"
+        chain.now += 1.0
+    assert chain.calls <= 24
 
 
-async def test_keys_without_an_end_are_fetched_once() -> None:
-    keeper = CredentialKeeper(AioCredentials("A", "S"))
-    held = await keeper.renewed()
-    assert (held.access_key, held.token) == ("A", None)
-    assert keeper.current() is held
+async def test_valid_keys_are_gone_on_with_while_nobody_gives_others() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.away = 3_599.0, True
+    assert [await key(credentials) for _ in range(20)] == ["first"] * 20
+    assert chain.calls == 2
 
 
-async def test_a_request_that_is_about_to_leave_gets_what_was_last() -> None:
-    provider = Provider()
-    provider.keeper.current()
-    provider.down, provider.seconds = True, 7_200
-    assert provider.keeper.current() is None
-    assert provider.keeper.latest().access_key == "A0"
-    await provider.keeper.aclose()
+async def test_keys_that_have_ended_are_waited_for_by_all_and_asked_for_once() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.gives = 3_601.0, "second"
+    assert set(await asyncio.gather(*(key(credentials) for _ in range(20)))) == {"second"}
+    assert chain.calls == 2
 
 
-async def test_a_refresh_under_way_ends_with_its_keeper() -> None:
-    provider = Provider(first_seconds=-1)
-    provider.hold.clear()
-    provider.keeper.current()
-    await provider.begun.wait()
-    await provider.keeper.aclose()
-    assert provider.keeper._task is None
+async def test_without_valid_keys_a_request_fails_and_says_why_and_a_later_one_finds_new_ones() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.away = 3_601.0, True
+    for _ in range(10):
+        with pytest.raises(CredentialRetrievalError, match="nobody answers"):
+            await key(credentials)
+    assert chain.calls == 2
+    chain.now, chain.away, chain.gives = chain.now + 60, False, "second"
+    assert await key(credentials) == "second"
+
+
+async def test_refused_keys_are_looked_for_in_the_whole_chain() -> None:
+    chain = Chain()
+    chain.lasts_seconds = None
+    credentials = await opened(chain)
+    chain.gives = "second"
+    assert await key(credentials) == "first"
+    credentials.refused(parsed=EXPIRED)
+    await key(credentials)
+    assert await key(credentials) == "second"
+    assert chain.calls == 2
+
+
+async def test_keys_that_are_refused_again_and_again_are_not_asked_for_each_time() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    for _ in range(100):
+        credentials.refused(parsed=EXPIRED)
+        await key(credentials)
+        chain.now += 1.0
+    assert chain.calls <= 12
+
+
+async def test_other_refusals_say_nothing_of_the_keys() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    answers: list[dict[str, Any]] = [{}, {"Error": {"Code": "ThrottlingException"}}, {"Error": {}}]
+    for answer in answers:
+        credentials.refused(parsed=answer)
+        await key(credentials)
+    assert chain.calls == 1
+
+
+async def test_a_renewal_that_is_on_ends_with_its_owner() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now = 3_600.0 - 1
+    chain.gate.clear()
+    await key(credentials)
+    await credentials.aclose()
+
+
+# --- at hand, without waiting ---
+
+
+def at_hand(credentials: Credentials) -> str | None:
+    found = credentials.current()
+    return None if found is None else found.access_key
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_keys_are_at_hand_and_one_set_is_one_object() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    first = credentials.current()
+    chain.now += LOOK_SECONDS
+    assert credentials.current() is first
+    assert at_hand(credentials) == "first"
+    assert chain.calls == 1
+
+
+async def test_what_is_at_hand_is_renewed_beside_the_requests_and_seen_at_once() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.gives = 3_600.0 - EARLY_SECONDS + 1, "second"
+    assert [at_hand(credentials) for _ in range(50)] == ["first"] * 50
+    await settled()
+    assert at_hand(credentials) == "second"
+    assert chain.calls == 2
+
+
+async def test_keys_that_have_ended_are_not_at_hand_though_a_request_may_leave_with_them() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    assert at_hand(credentials) == "first"
+    chain.now, chain.away = 3_601.0, True
+    assert at_hand(credentials) is None
+    assert credentials.latest().access_key == "first"
+    await settled()
+    chain.now, chain.away, chain.gives = chain.now + 60, False, "second"
+    assert at_hand(credentials) is None
+    await settled()
+    assert at_hand(credentials) == "second"
+
+
+async def test_keys_that_the_service_refused_are_renewed_at_the_next_look() -> None:
+    chain = Chain()
+    chain.lasts_seconds = None
+    credentials = await opened(chain)
+    assert at_hand(credentials) == "first"
+    chain.gives = "second"
+    credentials.distrust()
+    at_hand(credentials)
+    await settled()
+    assert at_hand(credentials) == "second"

@@ -9,9 +9,9 @@ from botocore.credentials import Credentials as TheirCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.aws.signing import Credentials, Signer, canonical_headers, signing_key, squeezed
+from dispatcher.aws.signing import Keys, Signer, canonical_headers, signing_key, squeezed
 
-KEYS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
+KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
 NOON = datetime(2015, 8, 30, 12, 36, tzinfo=UTC).timestamp()
 
 
@@ -51,7 +51,7 @@ def test_any_headers_are_signed_as_botocore_signs_them(secret: str, region: str,
     request = AWSRequest("GET", "https://h.example/", headers=headers)
     SigV4Auth(TheirCredentials("AKID", secret), "sagemaker", region).add_auth(request)
     stamp = request.headers["X-Amz-Date"]
-    moment = Signer(Credentials("AKID", secret, None), region, "sagemaker").at(
+    moment = Signer(Keys("AKID", secret, None), region, "sagemaker").at(
         datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     )
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -180,3 +180,37 @@ def test_an_archive_that_is_not_there_is_unreadable(tmp_path: Path) -> None:
 def test_the_spooled_file_is_for_its_owner_only(tmp_path: Path) -> None:
     spool_stream(io.BytesIO(TEXT), "-", str(tmp_path / "spooled"), PLENTY)
     assert os.stat(tmp_path / "spooled").st_mode & 0o777 == 0o600  # noqa: PTH116
+
+
+class UnwantedError(Exception):
+    """What a check raises."""
+
+
+@both_kinds
+def test_a_copy_that_is_not_wanted_any_more_ends_at_the_next_chunk_and_leaves_nothing(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    source, part = tmp_path / f"jobs.jsonl{suffix}", tmp_path / "spooled.part"
+    source.write_bytes(pack(bytes(4_000_000)))
+    written: list[int] = []
+
+    def check() -> None:
+        written.append(part.stat().st_size)
+        if len(written) == 3:
+            raise UnwantedError
+
+    with pytest.raises(UnwantedError):
+        spool_compressed(str(source), str(tmp_path / "spooled"), PLENTY, check)
+    assert written[-1] < 1_000_000
+    assert names(tmp_path) == {source.name}
+
+
+def test_a_stream_is_left_where_it_is_not_wanted_any_more(tmp_path: Path) -> None:
+    def check() -> None:
+        raise UnwantedError
+
+    stream = io.BytesIO(bytes(4_000_000))
+    with pytest.raises(UnwantedError):
+        spool_stream(stream, "standard input", str(tmp_path / "spooled"), PLENTY, check)
+    assert stream.tell() < 1_000_000
+    assert names(tmp_path) == set()

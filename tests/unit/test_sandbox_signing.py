@@ -91,6 +91,16 @@ def test_an_unknown_key_is_refused() -> None:
     assert code(VERIFIER.s3(wire, now)) == "403 InvalidAccessKeyId"
 
 
+def test_a_key_whose_time_is_up_is_refused_by_each_service_in_its_own_words() -> None:
+    later = Verifier(b"new", b"new-secret", b"us-east-1", frozenset({b"sandbox"}))
+    wire, now = signed("POST", PATH)
+    assert code(later.sagemaker(wire, hashlib.sha256(b"").hexdigest(), now)) == "403 ExpiredTokenException"
+    wire, now = signed("GET", "/bucket/key", service="s3")
+    assert code(later.s3(wire, now)) == "400 ExpiredToken"
+    wire, now = signed("GET", "/bucket/key", service="s3", key_id="new", secret="new-secret")
+    assert later.s3(wire, now) is None
+
+
 @pytest.mark.parametrize(("late", "refused"), [(299, False), (301, True), (-299, False), (-301, True)])
 def test_sagemaker_takes_signatures_of_five_minutes(late: int, refused: bool) -> None:
     wire, now = signed("POST", PATH)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.windows import LEAST, SHRINK, Bucket, Flow, Measured, Window, outstanding_limit
+from dispatcher.windows import LEAST, SHRINK, Bucket, Flow, Measured, Recent, Window, outstanding_limit
 
 ROUND_TRIP = 0.01
 
@@ -170,3 +170,29 @@ def test_the_outstanding_limit_is_what_gets_done_within_the_ttl_with_a_floor() -
     assert outstanding_limit(Measured(0, 0.0), 3_600, 1_000) == 1_000
     assert outstanding_limit(Measured(100, 10.0), 3_600, 1_000) == 28_800
     assert outstanding_limit(Measured(1, 100.0), 3_600, 1_000) == 1_000
+
+
+def test_a_recent_rate_is_the_mean_since_the_beginning_while_that_is_less_than_a_minute() -> None:
+    recent = Recent(since=1_000.0)
+    assert recent.rate(1_005.0) is None
+    for second in range(20):
+        recent.add(5, 1_000.0 + second)
+    assert recent.rate(1_020.0) == 5.0
+    assert recent.rate(1_040.0) == 2.5
+
+
+def test_a_recent_rate_forgets_what_is_longer_ago_than_a_minute() -> None:
+    recent = Recent(since=0.0)
+    for tenth in range(6_000):
+        recent.add(10, tenth / 10)
+    assert recent.rate(600.0) == pytest.approx(100.0, rel=0.02)
+    for straggler in range(4):
+        recent.add(1, 640.0 + 10 * straggler)
+    assert recent.rate(670.0) == pytest.approx(4 / 60)
+    assert recent.rate(731.0) is None
+
+
+def test_a_rate_just_after_the_beginning_does_not_promise_too_much() -> None:
+    recent = Recent(since=10.0)
+    recent.add(50, 10.001)
+    assert recent.rate(10.001) == 50.0

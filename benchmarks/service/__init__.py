@@ -1,0 +1,1 @@
+"""What the service must reach, measured on the real process: `python -m benchmarks.service`."""

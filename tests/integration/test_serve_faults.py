@@ -1,0 +1,207 @@
+"""The service with wrong settings, files that cannot be read, a part that dies, and as the first process of its machine."""
+
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.sandbox.process import Sandbox
+from tests.programs import Jobs, a_sandbox, audit, dispatch, numbered, rows
+from tests.sandboxes import eventually
+from tests.services import Service, Spool, audit_all, serving
+
+LOAD = ("--max-in-flight", "4", "--doubt-cap-seconds", "0.5")
+SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.05}
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
+        yield running
+
+
+def accepted(sandbox: Sandbox) -> int:
+    return int(sandbox.counts()["jobs"]["accepted"])
+
+
+def finish(service: Service, sandbox: Sandbox, files: dict[str, Jobs], repeated: int = 0) -> None:
+    """All of these have results, every job succeeded, and no more than so many were sent twice."""
+    service.spool.until_finished(*files)
+    service.stop()
+    books = audit_all(files, service.spool, sandbox)
+    assert all(set(one.states()) <= {"succeeded"} for one in books.values())
+    assert sum(one.repeated for one in books.values()) <= repeated
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_wrong_setting_of_file_and_environment_is_named_at_once_and_nothing_is_touched(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('spool = "spool"\nendpoint = "no such/name"\nmax_in_flight = "many"\nno_such_key = 1\n')
+    Spool(tmp_path / "spool").drop("a.jsonl", numbered(1))
+    wrong: dict[str, Any] = {
+        "DISPATCHER_STAGING": "no-bucket",
+        "DISPATCHER_SCAN_SECONDS": "-1",
+        "DISPATCHER_NO_SUCH": "1",
+    }
+    ended = dispatch(tmp_path, sandbox, "serve", "--config", config, **wrong)
+    assert ended.status == 2, ended.said
+    named = ("endpoint", "max_in_flight", "no_such_key", *wrong)
+    assert [name for name in named if name not in ended.err] == [], ended.said
+    assert [path.name for path in (tmp_path / "spool").rglob("*")] == ["inbox", "a.jsonl"]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def obeying_permissions() -> tuple[str, ...]:
+    """What to run a program by so that it is refused a file that it may not read, even where the tests are run by root."""
+    if os.geteuid():
+        return ()
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+
+
+def test_a_file_that_may_not_be_read_goes_to_failed_and_the_others_are_done(tmp_path: Path, sandbox: Sandbox) -> None:
+    files = {"before.jsonl": numbered(3), "beside.jsonl": numbered(4)}
+    spool = Spool(tmp_path / "spool")
+    for name, jobs in {**files, "locked.jsonl": numbered(5)}.items():
+        spool.drop(name, jobs)
+    (spool.inbox / "locked.jsonl").chmod(0)
+    with serving(tmp_path, sandbox, *LOAD, before=obeying_permissions()) as service:
+        spool.until_finished("locked.jsonl", into="failed")
+        spool.until_finished(*files)
+        service.stop()
+    assert "permission" in spool.summary("locked.jsonl")["error"]["message"].lower()
+    (said,) = [event for event in service.events() if event["event"].startswith("job file cannot be read;")]
+    assert said["name"] == "locked.jsonl"
+    assert audit_all(files, spool, sandbox).keys() == files.keys()
+
+
+def test_what_is_no_text_is_rejected_line_by_line(tmp_path: Path, sandbox: Sandbox) -> None:
+    garbage = bytes(range(256)) * 64
+    odd = Jobs()
+    odd.reject(b'{"payload":"\xff\xfe"}')
+    odd.job(b"1")
+    odd.reject(b"\x00\x00")
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("garbage.jsonl", garbage)
+        service.spool.drop("garbage.jsonl.gz", garbage)
+        service.spool.drop("odd.jsonl", odd)
+        service.spool.until_finished("garbage.jsonl", "odd.jsonl")
+        service.spool.until_finished("garbage.jsonl.gz", into="failed")
+        service.stop()
+    assert audit(odd, service.spool.results("odd.jsonl"), sandbox).states() == {"succeeded": 1}
+    summary = service.spool.summary("garbage.jsonl")
+    assert (summary["accepted"], summary["lines"]) == (0, summary["rejected"])
+    errors = rows(service.spool.results("garbage.jsonl") / "errors.jsonl")
+    assert {row["status"] for row in errors} == {"rejected"}
+    assert summary["rejected"] == len(errors) > 0
+
+
+def test_what_is_no_file_is_left_alone_and_odd_names_are_taken(tmp_path: Path, sandbox: Sandbox) -> None:
+    spool = Spool(tmp_path / "spool")
+    for name in ("line\nbreak.jsonl", f"{'x' * 249}.jsonl", "ünïcode 🙂.jsonl"):
+        spool.drop("tmp", numbered(1))
+        (spool.inbox / "tmp").rename(spool.inbox / name)
+    spool.drop("tmp", numbered(1))
+    os.rename(os.fsencode(spool.inbox / "tmp"), os.fsencode(spool.inbox) + b"/\xff\xfe.jsonl")  # noqa: PTH104
+    (spool.inbox / "folder.jsonl").mkdir()
+    (spool.inbox / "symlink.jsonl").symlink_to(tmp_path / "record.jsonl")
+    os.mkfifo(spool.inbox / "fifo.jsonl")
+    with socket.socket(socket.AF_UNIX) as bound, serving(tmp_path, sandbox, *LOAD) as service:
+        bound.bind(os.path.relpath(spool.inbox / "socket.jsonl"))
+        eventually(lambda: len(spool.names("done")) == 4, 20.0)
+        spool.drop("plain.jsonl", numbered(1))
+        spool.until_finished("plain.jsonl")
+        service.stop()
+    assert spool.names("inbox") == ["fifo.jsonl", "folder.jsonl", "socket.jsonl", "symlink.jsonl"]
+    assert spool.names("results") == spool.names("done")
+    assert all(spool.summary(title)["succeeded"] == 1 for title in spool.names("results"))
+
+
+def test_a_file_that_is_replaced_or_taken_away_while_it_settles_is_read_as_it_is_in_the_end(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    with serving(tmp_path, sandbox, *LOAD, "--settle-seconds", "1.5") as service:
+        service.spool.drop("gone.jsonl", numbered(20))
+        for jobs in (20, 15, 10, 3):
+            service.spool.drop("replaced.jsonl", numbered(jobs))
+            time.sleep(0.3)  # a writer's pace: each of them is seen by a scan
+        (service.spool.inbox / "gone.jsonl").unlink()
+        finish(service, sandbox, {"replaced.jsonl": numbered(3)})
+    assert service.spool.names("results") == ["replaced.jsonl"]
+    assert [event for event in service.events() if event["level"] == "error"] == []
+
+
+# --- a part that dies -------------------------------------------------------------------------------------------------
+
+
+def test_when_the_ledgers_disk_fails_the_process_ends_and_the_next_one_goes_on(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    sandbox.patch(faults=[SLOW])
+    jobs = numbered(200)
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", jobs)
+        eventually(lambda: accepted(sandbox) > 10, 20.0)
+        # From here on every write beyond a file's first pages is refused, as by a quota or a broken disk.
+        resource.prlimit(service.running.process.pid, resource.RLIMIT_FSIZE, (16_384, 16_384))
+        ended = service.running.end(30.0)
+    assert ended.status == 4, ended.said
+    assert str(service.spool.ledger) in ended.err
+    assert "Traceback" not in ended.err
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        finish(service, sandbox, {"a.jsonl": jobs}, repeated=8)
+
+
+# --- the life of the process ------------------------------------------------------------------------------------------
+
+
+def test_before_it_is_ready_it_is_alive_and_says_so(tmp_path: Path, sandbox: Sandbox) -> None:
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", numbered(3))
+        finish(service, sandbox, {"a.jsonl": numbered(3)})
+    spool = service.spool
+    summary = spool.results("a.jsonl") / "summary.json"
+    run, held = spool.summary("a.jsonl")["run_id"], summary.read_bytes()
+    # As a crash leaves it after its results stand; what reads them waits until somebody writes.
+    (spool.path / "done" / "a.jsonl").rename(spool.path / "work" / f"{run}-a.jsonl")
+    summary.unlink()
+    os.mkfifo(summary)
+    with serving(tmp_path, sandbox, *LOAD, wait=False) as service:
+        service.until_said("metrics")
+        assert (service.get("/readyz")[0], service.get("/healthz")[0]) == (503, 200)
+        summary.write_bytes(held)
+        service.until_said("ready")
+        assert (service.get("/readyz")[0], service.get("/healthz")[0]) == (200, 200)
+        service.stop()
+
+
+def may_make_namespaces() -> bool:
+    unshare = shutil.which("unshare") or "false"
+    return subprocess.run([unshare, "--pid", "--fork", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_make_namespaces(), reason="needs to make a pid namespace")
+def test_as_process_1_it_serves_and_drains(tmp_path: Path, sandbox: Sandbox) -> None:
+    with serving(tmp_path, sandbox, *LOAD, before=("unshare", "--pid", "--fork", "--kill-child")) as service:
+        service.spool.drop("a.jsonl", numbered(5))
+        service.spool.until_finished("a.jsonl")
+        outer = service.running.process.pid
+        (inner,) = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+        (pids,) = [line for line in Path(f"/proc/{inner}/status").read_text().splitlines() if line.startswith("NSpid:")]
+        assert pids.split()[-1] == "1"
+        os.kill(int(inner), signal.SIGTERM)
+        ended = service.running.end(20.0)
+    assert (ended.status, service.said("stopped")) == (0, True), ended.said
