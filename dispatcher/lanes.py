@@ -15,12 +15,11 @@ Over 300 lines because the three kinds of task share one lane's state, and its r
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import assert_never
 
 import anyio
 from msgspec import Struct
 
-from dispatcher.attempt import Job, Paths, Stopped, Taken, attempt
+from dispatcher.attempt import Job, Paths, Taken, attempt
 from dispatcher.errors import LedgerFullError
 from dispatcher.interfaces import Ledger
 from dispatcher.judge import Judge
@@ -287,17 +286,16 @@ class Lane:
 
     async def _work(self) -> None:
         while (job := await self._ready.get()) is not None:
-            move = await self._enter(job) or await self._go(job)
+            step: Released | Wait | None = Wait(None) if self._door.locked() else self._let_out(job)
+            if isinstance(step, Wait):
+                step = await self._queue_up(job)
+            move = step or await self._send(job)
             if job.spill is not None:
                 await anyio.Path(job.spill).unlink(missing_ok=True)
             self._note(move, job.claim)
 
-    async def _enter(self, job: Job) -> Released | None:
-        """Waits until the lane's window and rates let one more out; what must go back instead does so at once."""
-        step = Wait(None) if self._door.locked() else self._let_out(job)
-        return await self._queue_up(job) if isinstance(step, Wait) else step
-
     async def _queue_up(self, job: Job) -> Released | None:
+        """Waits until the lane's window and rates let one more out; what must go back instead does so at once."""
         async with self._door:
             while isinstance(step := self._let_out(job), Wait):
                 self._room.clear()
@@ -322,23 +320,16 @@ class Lane:
         self._flow.sent(job.claim.size_bytes, now)
         return None
 
-    async def _go(self, job: Job) -> Move:
+    async def _send(self, job: Job) -> Move:
+        self._measure_waits(job)
         try:
-            return await self._send(job)
+            outcome = await attempt(job, self._paths)
+            if isinstance(outcome, Taken):
+                return self._judge.taken(job, outcome)
+            return await self._judge.stopped(job, outcome)
         finally:
             self._flow.returned()
             self._room.set()
-
-    async def _send(self, job: Job) -> Move:
-        self._measure_waits(job)
-        outcome = await attempt(job, self._paths)
-        match outcome:
-            case Taken():
-                return self._judge.taken(job, outcome)
-            case Stopped():
-                return await self._judge.stopped(job, outcome)
-            case _:
-                assert_never(outcome)
 
     def _measure_waits(self, job: Job) -> None:
         self._metrics.slot_taken(self._paths.clock.monotonic() - job.ready_at)

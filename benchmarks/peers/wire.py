@@ -1,7 +1,8 @@
 """The bare signed wire loop: the least that a client in Python can do, and so the limit that the dispatcher is held against.
 
-Each of the connections sends one signed request after the other: an asyncio protocol on httptools, a signer that keeps the
-day's key. No queue, no record, no retry. A request has the same parameters as the dispatcher's. Inline bodies are hashed
+A task for each connection sends one signed request after the other and awaits its answer: an asyncio protocol on httptools, a
+signer that keeps the day's key. No queue, no record, no retry, no deadline. A request has the same parameters as the
+dispatcher's. (A chain of callbacks without tasks takes 2 to 3 µs less, but is nothing that anybody could call.) Inline bodies are hashed
 into the signature; those for S3 go as SDKs send them over TLS, unsigned and with a CRC-32.
 """
 
@@ -11,9 +12,8 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from functools import partial
 from hashlib import sha256
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 from zlib import crc32
 
@@ -109,77 +109,82 @@ def _head(method: str, path: str, headers: str, authorization: str, size: int) -
     return f"{method} {path} HTTP/1.1\r\n{sent}authorization:{authorization}\r\ncontent-length:{size}\r\n\r\n".encode()
 
 
-class Exchange(asyncio.Protocol):
-    """One connection: takes a job, sends its requests one after the other, takes the next until none is left.
+class Answer(NamedTuple):
+    """Status and headers, names in lower case."""
 
-    `ended` is set once it is closed: to how many receipts came, or to why it went wrong.
-    """
+    status: int
+    headers: dict[bytes, bytes]
 
-    def __init__(self, work: Asked, requests: Requests, numbers: Iterator[int], ended: "asyncio.Future[int]") -> None:
-        self._work = work
-        self._requests = requests
-        self._numbers = numbers
-        self._ended = ended
-        self._payload = work.payload
+
+class Connection(asyncio.Protocol):
+    """One connection, one exchange at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
-        self._staged = ""  # the key that the PUT on the wire is for
-        self._location = b""
-        self._receipts = 0
-        self._fault: Exception | None = ConnectionError("the connection was closed")  # None once no job is left
+        self._headers: dict[bytes, bytes] = {}
+        self._answer: asyncio.Future[Answer] | None = None
+
+    def send(self, pieces: list[bytes]) -> asyncio.Future[Answer]:
+        """Writes a request; its answer."""
+        self._answer = self._loop.create_future()
+        self._transport.writelines(pieces)
+        return self._answer
+
+    def close(self) -> None:
+        self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._fault is not None:
-            self._ended.set_exception(self._fault)
-        else:
-            self._ended.set_result(self._receipts)
+        if self._answer is not None:
+            self._answer.set_exception(exc or ConnectionError("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        self._location = b""
+        self._headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"x-amzn-sagemaker-outputlocation":
-            self._location = value
+        self._headers[name.lower()] = value
 
     def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if self._staged and status == 200:
-            key, self._staged = self._staged, ""
-            self._transport.writelines(self._requests.invoke(key, b""))
-        elif status == 202 and self._location:
-            self._receipts += 1
-            self._next()
-        else:
-            self._fault = RuntimeError(f"status {status}")
-            self._transport.abort()
+        waiting, self._answer = self._answer, None
+        if waiting is not None:
+            waiting.set_result(Answer(self._parser.get_status_code(), self._headers))
 
-    def _next(self) -> None:
-        number = next(self._numbers, None)
-        if number is None:
-            self._fault = None
-            self._transport.close()
-        elif self._work.by_s3:
-            self._staged = key_of(number)
-            self._transport.writelines(self._requests.put(self._staged, self._payload))
-        else:
-            self._transport.writelines(self._requests.invoke(key_of(number), self._payload))
+
+async def work_off(work: Asked, requests: Requests, connection: Connection, numbers: Iterator[int]) -> int:
+    """Sends one job after the other until none is left; how many receipts came."""
+    receipts, payload = 0, work.payload
+    for number in numbers:
+        key = key_of(number)
+        if work.by_s3:
+            stored = await connection.send(requests.put(key, payload))
+            _check(stored.status == 200, stored.status)
+        answer = await connection.send(requests.invoke(key, b"" if work.by_s3 else payload))
+        _check(answer.status == 202 and b"x-amzn-sagemaker-outputlocation" in answer.headers, answer.status)
+        receipts += 1
+    connection.close()
+    return receipts
+
+
+def _check(good: bool, status: int) -> None:
+    if not good:
+        raise RuntimeError(f"status {status}")
 
 
 async def send(work: Asked, requests: Requests) -> int:
     """Sends all jobs; how many receipts came."""
     loop, numbers, where = asyncio.get_running_loop(), iter(range(work.jobs)), urlsplit(work.url)
     context = ssl.create_default_context(cafile=work.ca) if where.scheme == "https" else None
-    ends: list[asyncio.Future[int]] = [loop.create_future() for _ in range(work.in_flight)]
-    for ended in ends:
-        made = partial(Exchange, work, requests, numbers, ended)
-        await loop.create_connection(made, where.hostname or "", where.port or 443, ssl=context)
-    return sum(await asyncio.gather(*ends))
+    made = [
+        await loop.create_connection(Connection, where.hostname or "", where.port or 443, ssl=context)
+        for _ in range(work.in_flight)
+    ]
+    return sum(await asyncio.gather(*(work_off(work, requests, connection, numbers) for _, connection in made)))
 
 
 def main() -> None:

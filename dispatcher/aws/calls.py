@@ -71,7 +71,7 @@ class Calls(Struct, frozen=True):
             outcome = await request
         finally:
             self.over(operation)
-        self.observe(operation, _word(outcome), monotonic() - started)
+        self.observe(operation, word(outcome), monotonic() - started)
         return outcome
 
 
@@ -146,7 +146,8 @@ def _never(error: ClientError) -> bool:
     return False
 
 
-def _word(outcome: object) -> str:
+def word(outcome: object) -> str:
+    """What an outcome is called where it is observed."""
     if isinstance(outcome, Fault):
         return outcome.kind.value
     return "missing" if outcome is None else "ok"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from io import BytesIO
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 
 from dispatcher.aws import knowledge
 from dispatcher.aws.bodies import Guard, Upload, guard, open_payload, upload
-from dispatcher.aws.calls import QUIET, Calls
+from dispatcher.aws.calls import QUIET, Calls, word
 from dispatcher.aws.clients import Clients
 from dispatcher.aws.credentials import Credentials
 from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
@@ -86,10 +87,15 @@ class LeanInvoker:
 
     async def invoke(self, invocation: Invocation) -> Receipt | Fault:
         """See Invoker. Without a body, a 413 or a refusal that speaks of the body is an ordinary VALIDATION_ERROR."""
-        outcome = await self._calls.watch("InvokeEndpointAsync", self._send(invocation))
-        if isinstance(outcome, Fault) and invocation.body is None:
-            return without_inline(outcome)
-        return outcome
+        # As `Calls.watch` does, with one coroutine less for every job.
+        started = monotonic()
+        self._calls.began("InvokeEndpointAsync")
+        try:
+            outcome = await self._send(invocation)
+        finally:
+            self._calls.over("InvokeEndpointAsync")
+        self._calls.observe("InvokeEndpointAsync", word(outcome), monotonic() - started)
+        return without_inline(outcome) if isinstance(outcome, Fault) and invocation.body is None else outcome
 
     async def _send(self, it: Invocation) -> Receipt | Fault:
         if unwritable(it.endpoint, it.inference_id, it.filename, it.output_path_extension, it.input_location):
