@@ -2,11 +2,10 @@
 
     feeder    one task: picks the next job file (in turn), claims a batch durably, loads the payloads
     workers   `max_in_flight` tasks: one attempt each, one after the other; no task is made for a job
-    scribe    one task: records the outcomes that have gathered, in one ledger call; the feeder's next claim goes with it
+    scribe    one task: records the outcomes that have gathered, in one ledger call
 
 A job's claim is durable before a byte of it is sent. What is claimed and has no durable outcome is *open*, at most twice
-`max_in_flight`, so that is what a crash can leave in doubt. A claim that is handed in behind outcomes is durable no sooner
-than they are, so these make room as soon as they are handed in. The retry heap is the ledger's own index of due times: it
+`max_in_flight`, so that is what a crash can leave in doubt. The retry heap is the ledger's own index of due times: it
 survives a crash and takes no memory. A closed gate (see `limits`) lets one probe out at a time; jobs claimed before it
 closed go back unsent. What must never happen: a job sent without a durable claim, or an outcome told before it is durable.
 Over 300 lines because the three kinds of task share one lane's state, and its rules are read best in one place.
@@ -366,10 +365,10 @@ class Lane:
             batch, self._outbox = self._outbox, []
             noted = [entry for entry in batch if entry is not None]
             if noted:
-                self._open -= len(noted)
-                self._wake.set()
                 await self._ledger.record([move for move, _ in noted])
+                self._open -= len(noted)
                 self._tell_tracker(noted)
+                self._wake.set()
             if len(noted) < len(batch):
                 return
 

@@ -2,7 +2,7 @@
 
 A task for each connection sends one signed request after the other and awaits its answer: an asyncio protocol on httptools, a
 signer that keeps the day's key. No queue, no record, no retry, no deadline. A request has the same parameters as the
-dispatcher's. (A chain of callbacks without tasks takes 2 to 3 µs less, but is nothing that anybody could call.) Inline bodies are hashed
+dispatcher's. (A chain of callbacks without tasks takes 2 to 3 µs less, but nobody could call it.) Inline bodies are hashed
 into the signature; those for S3 go as SDKs send them over TLS, unsigned and with a CRC-32.
 """
 
