@@ -9,6 +9,7 @@ by this time: they take the clock's own, and AWS refuses one that is off.
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -71,7 +72,7 @@ class SystemClock:
 def _counter() -> Callable[[], float]:
     """Counts the time that a machine was suspended, too, where it can: then that is no jump."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic if boottime is None else lambda: time.clock_gettime(boottime)
+    return time.monotonic if boottime is None else partial(time.clock_gettime, boottime)
 
 
 _elapsed = _counter()

@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from botocore.compat import unquote_str
+from botocore.handlers import _handle_200_error as _search_for_an_error
 
 LISTED = "Listed"
 
@@ -19,8 +20,11 @@ _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 def take_objects(s3: Any) -> None:
     """Lets the client's ListObjectsV2 bring its objects under LISTED."""
-    # By this name it comes before the SDK's search for an error in the answer, which then has little to search.
-    s3.meta.events.register_first("before-parse.s3.*", _take)
+    events = s3.meta.events
+    # Before the SDK searches the answer for an error, which takes as long as reading it: then there is little to search.
+    events.unregister("before-parse.s3.*", _search_for_an_error)
+    events.register_first("before-parse.s3.*", _take)
+    events.register_first("before-parse.s3.*", _search_for_an_error)
 
 
 def _take(
@@ -40,17 +44,21 @@ def _take(
 def _objects(root: ElementTree.Element) -> list[Entry]:
     """The objects, which the listing does not have any more."""
     space = _NAMESPACE if root.tag.startswith(_NAMESPACE) else ""
-    key, size, modified = f"{space}Key", f"{space}Size", f"{space}LastModified"
-    found = root.findall(f"{space}Contents")
-    encoded = root.findtext(f"{space}EncodingType") == "url"
+    contents, key, size, modified = (f"{space}{name}" for name in ("Contents", "Key", "Size", "LastModified"))
+    unquoted = unquote_str if root.findtext(f"{space}EncodingType") == "url" else str
+    # A folder is filled within seconds, and S3 tells whole ones.
+    seconds = _Seconds()
     entries = [
-        (
-            unquote_str(one.findtext(key, "")) if encoded else one.findtext(key, ""),
-            int(one.findtext(size, "")),
-            datetime.fromisoformat(one.findtext(modified, "")).timestamp(),
-        )
-        for one in found
+        (unquoted(one.findtext(key, "")), int(one.findtext(size, "")), seconds[one.findtext(modified, "")])
+        for one in root.iterfind(contents)
     ]
-    for one in found:
-        root.remove(one)
+    root[:] = [one for one in root if one.tag != contents]
     return entries
+
+
+class _Seconds(dict[str, float]):
+    """Times since the epoch by how S3 writes them; each is worked out once."""
+
+    def __missing__(self, text: str) -> float:
+        self[text] = seconds = datetime.fromisoformat(text).timestamp()
+        return seconds
