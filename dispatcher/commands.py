@@ -10,6 +10,7 @@ from dispatcher.engine import Engine
 from dispatcher.errors import UsageError
 from dispatcher.lanes import Lane, Limits
 from dispatcher.model import EndpointName, JobFile
+from dispatcher.partials import write_partial
 from dispatcher.status import jobs_named, overview
 
 
@@ -20,8 +21,8 @@ async def answer(made: Engine, request: dict[str, Any]) -> Any:
             return await jobs_named(made.ledger, id)
         case {"command": "status"}:
             return await overview(made.ledger, made.clock.now(), made.work())
-        case {"command": "partial", "folder": str(folder)}:
-            return [str(path) for path in await write_partial(made, Path(folder))]
+        case {"command": "partial", "file": str() | None as name, "folder": str(folder)}:
+            return await write_partial(made.ledger, made.results, name, Path(folder))
         case {"command": "cancel", "file": str(name)}:
             return await _cancel(made, name)
         case {"command": "lane", "endpoint": str(endpoint), "limits": dict(limits)}:
@@ -31,15 +32,6 @@ async def answer(made: Engine, request: dict[str, Any]) -> Any:
             return held
         case _:
             raise UsageError(f"unknown request {msgspec.json.encode(request)[:200]!r}")
-
-
-async def write_partial(made: Engine, folder: Path) -> list[Path]:
-    """Writes what is final so far of every job file of this run to `folder/<name>/`."""
-    written = []
-    for file in await made.ledger.files():
-        await made.results.write(file, folder / file.name)
-        written.append(folder / file.name)
-    return written
 
 
 async def _cancel(made: Engine, name: str) -> int:

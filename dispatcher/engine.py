@@ -8,7 +8,7 @@ this is where all parts meet; each method says one thing to one of them.
 import asyncio
 import os
 import random
-from collections import deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
@@ -52,7 +52,7 @@ from dispatcher.sources.jobfiles import Intaker
 from dispatcher.sources.patience import patient
 from dispatcher.status import Work
 from dispatcher.tracker import Tracker
-from dispatcher.windows import Bucket, Flow, Measured, Recent, Window, outstanding_limit
+from dispatcher.windows import Bucket, Flow, Lately, Recent, Window, outstanding_limit
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,9 @@ class Engine:
         """Files that have come to their end: read, and every job final. Each once a process, unless an end is not one yet."""
         # Jobs submitted and not settled, and when jobs of late reached an end: for the outstanding window.
         self._submitted: dict[EndpointName, int] = dict.fromkeys(endpoints, 0)
-        self._settled: dict[EndpointName, deque[tuple[float, int]]] = {endpoint: deque() for endpoint in endpoints}
+        self._settled = {endpoint: Lately(PACE_SECONDS) for endpoint in endpoints}
+        # Jobs that are not final, by file; no entry where all are. Of every file in the ledger.
+        self._outstanding: defaultdict[EndpointName, Counter[FileId]] = defaultdict(Counter)
         self._sampled_at = self.clock.monotonic()
         self._bounded = True
         self._is_lasting = False
@@ -171,7 +173,9 @@ class Engine:
             log.info("attempts in doubt after the last stop", jobs=doubtful, looked_for_after_seconds=wait)
         for queue in self.ledger.queues():
             self._queues.setdefault(queue.file_id, {})[queue.queue_id] = queue
-            self._submitted[queue.endpoint] += self.ledger.tally(queue.queue_id)[State.SUBMITTED]
+            tally = self.ledger.tally(queue.queue_id)
+            self._submitted[queue.endpoint] += tally[State.SUBMITTED]
+            self._grow(queue, sum(tally[state] for state in OUTSTANDING_STATES))
         for (endpoint, state), jobs in self.ledger.totals().items():
             self.metrics.add_endpoint(endpoint).entered(state, jobs)
         accepted, rejected = self.ledger.lines()
@@ -334,13 +338,21 @@ class Engine:
         queue, endpoint = change.queue, change.queue.endpoint
         self._queues.setdefault(queue.file_id, {}).setdefault(queue.queue_id, queue)
         self.metrics.endpoint(endpoint).entered(change.state, change.jobs)
+        self._grow(queue, change.jobs * ((change.state in OUTSTANDING_STATES) - (change.prior in OUTSTANDING_STATES)))
         if change.state is State.SUBMITTED:
             self._submitted[endpoint] += change.jobs
         if change.state in FINAL_STATES and change.prior in OUTSTANDING_STATES and queue.file_id in self._ends:
             self._ends[queue.file_id].add(change.jobs, self.clock.monotonic())
         if change.prior is State.SUBMITTED:
             self._submitted[endpoint] -= change.jobs
-            self._settled[endpoint].append((self.clock.monotonic(), change.jobs))
+            self._settled[endpoint].add(change.jobs, self.clock.monotonic())
+
+    def _grow(self, queue: Queue, jobs: int) -> None:
+        """So many more jobs of the queue are not final."""
+        outstanding = self._outstanding[queue.endpoint]
+        outstanding[queue.file_id] += jobs
+        if not outstanding[queue.file_id]:
+            del outstanding[queue.file_id]
 
     # --- the outstanding window ---------------------------------------------------------------------------------------
 
@@ -351,11 +363,7 @@ class Engine:
         """How many jobs of the lane may wait for a result now."""
         if self.settings.max_outstanding is not None:
             return self.settings.max_outstanding
-        settled, now = self._settled[endpoint], self.clock.monotonic()
-        while settled and settled[0][0] < now - PACE_SECONDS:
-            settled.popleft()
-        seconds = now - settled[0][0] if settled else 0.0
-        measured = Measured(sum(jobs for _, jobs in settled), max(seconds, 1.0) if settled else 0.0)
+        measured = self._settled[endpoint].measured(self.clock.monotonic())
         return outstanding_limit(measured, self.settings.request_ttl_seconds, OUTSTANDING_FLOOR)
 
     def _unsent(self, queue: QueueId) -> int:
@@ -375,20 +383,13 @@ class Engine:
 
     def _sample_outstanding(self) -> None:
         now = self.clock.now()
-        jobs = dict.fromkeys(self.lanes, 0)
-        oldest = dict.fromkeys(self.lanes, now)
-        for file in self._files.values():
-            for queue in self._queues.get(file.file_id, {}).values():
-                tally = self.ledger.tally(queue.queue_id)
-                outstanding = sum(tally[state] for state in OUTSTANDING_STATES)
-                jobs[queue.endpoint] += outstanding
-                if outstanding:
-                    oldest[queue.endpoint] = min(oldest[queue.endpoint], file.taken_at)
-        for endpoint, count in jobs.items():
+        for endpoint, lane in self.lanes.items():
+            jobs = {file: count for file, count in self._outstanding[endpoint].items() if file in self._files}
+            oldest = min((self._files[file].taken_at for file in jobs), default=now)
             series = self.metrics.endpoint(endpoint)
-            series.outstanding.set(count)
-            series.oldest_age_seconds.set(now - oldest[endpoint])
-            series.in_flight_window.set(self.lanes[endpoint].window)
+            series.outstanding.set(sum(jobs.values()))
+            series.oldest_age_seconds.set(now - oldest)
+            series.in_flight_window.set(lane.window)
             series.outstanding_limit.set(self.outstanding_limit(endpoint))
 
 

@@ -1,8 +1,9 @@
 """Decides what became of submitted and ambiguous jobs, and records it: output, failure, expiry, or sent again.
 
 Success beats failure, failure beats the deadline. A staged input is deleted before the final state is recorded, so that a
-crash between the two leaves no orphan. What must never happen: a final state from an answer that was not one (a denied or
-failed call settles nothing; it is asked again). A cancel anywhere is harmless: what was not recorded is found again.
+crash between the two leaves no orphan; of jobs that the ledger ends by itself, before their file's results stand. What must
+never happen: a final state from an answer that was not one (a denied or failed call settles nothing; it is asked again).
+A cancel anywhere is harmless: what was not recorded is found again.
 
 An ambiguous job of a cancelled file is looked for like any other; reopened, the ledger ends it as cancelled.
 
@@ -27,6 +28,7 @@ from dispatcher.model import (
     FailureReason,
     FileId,
     JobKey,
+    JobRow,
     Move,
     NewFile,
     OpenJob,
@@ -48,6 +50,11 @@ EXCERPT_BYTES = 2_048
 DISCARD_PAUSES_SECONDS = (0.1, 0.5, 2.0)
 """Between the tries to delete a staged input."""
 
+DISCARD_SECONDS = 60.0
+"""How long the staged inputs of a page of jobs that ended unsent may take to delete, while their file's results wait."""
+PAGE = 500
+
+UNSENT_ENDS = (State.CANCELLED, State.EXPIRED, State.DEAD)
 ON_THEIR_WAY = (State.ACCEPTED, State.CLAIMED, State.SUBMITTED)
 TOO_LATE = "it may have been submitted, but had no output when the job file's deadline passed"
 
@@ -94,8 +101,8 @@ class Fates:
         self._roots = Roots()
         # A shard with a receipt that nobody has read yet, for an endpoint of which no root is known.
         self._shown: dict[EndpointName, tuple[QueueId, int]] = {}
-        # The job that was reopened to learn an endpoint's root.
-        self._scouts: dict[EndpointName, JobKey] = {}
+        # The job that was reopened to learn an endpoint's root, and its file.
+        self._scouts: dict[EndpointName, tuple[FileId, JobKey]] = {}
         self._stager = stager
         self._clock = clock
         self._metrics = metrics
@@ -103,13 +110,6 @@ class Fates:
         self._files = files
         self._chosen_keys = chosen_keys
         self._paces: dict[EndpointName, Pace] = defaultdict(Pace)
-        self._queues: dict[QueueId, Queue] = {}
-
-    def queue(self, id: QueueId) -> Queue:
-        """The queue of this id."""
-        if id not in self._queues:
-            self._queues = {queue.queue_id: queue for queue in self._ledger.queues()}
-        return self._queues[id]
 
     def pace(self, endpoint: EndpointName) -> Pace:
         """How long this lane's results take."""
@@ -213,19 +213,41 @@ class Fates:
             return
         by_key = {job.key: job for job in jobs}
         settled = [(by_key[move.key], move) for move in moves]
-        await self._discard(queue, [job.key for job, _ in settled if job.transport is Transport.S3])
+        await self._discard(queue.file_id, [job.key for job, _ in settled if job.transport is Transport.S3])
         await self._ledger.record(moves)
         self._measure(queue, settled)
 
-    async def _discard(self, queue: Queue, keys: list[JobKey]) -> None:
-        stager = self._stager
+    async def discard_unsent(self, file: FileId) -> None:
+        """Deletes what is staged of a finished file's jobs that ended while they waited to be sent again: cancelled, say.
+
+        The ledger ends them by itself, many at once. To be made before the file counts as published: then a crash on the way,
+        or before, leaves nothing behind, because it is made again. An S3 that does not answer holds no results up for long.
+        """
+        if self._stager is None or not self._ended_unsent(file):
+            return
+        line = 0
+        while rows := await self._ledger.rows(file, line, PAGE):
+            line = rows[-1].key.line
+            with anyio.move_on_after(DISCARD_SECONDS) as limit:
+                await self._discard(file, [row.key for row in rows if _may_be_staged(row)])
+            if limit.cancelled_caught:
+                log.warning("staged inputs may be left behind", name=self._files[file].name, from_line=rows[0].key.line)
+                return
+
+    def _ended_unsent(self, file: FileId) -> bool:
+        tallies = [self._ledger.tally(queue.queue_id) for queue in self._ledger.queues(file)]
+        return any(tally[state] for tally in tallies for state in UNSENT_ENDS)
+
+    async def _discard(self, file: FileId, keys: list[JobKey]) -> None:
+        stager, run = self._stager, self._files[file].run_id
         if stager is None:
             return
 
         async def discard(key: JobKey) -> None:
-            fault = await _discarded(stager, input_key(inference_id(self._files[queue.file_id].run_id, key.line)))
+            fault = await _discarded(stager, input_key(inference_id(run, key.line)))
             if fault is not None:
-                log.warning("staged input not deleted", endpoint=queue.endpoint, code=fault.code, message=fault.message)
+                endpoint = self._ledger.queue(key.queue).endpoint
+                log.warning("staged input not deleted", endpoint=endpoint, code=fault.code, message=fault.message)
 
         await side_by_side(discard, keys)
 
@@ -242,7 +264,7 @@ class Fates:
 
     def submitted(self, queue: QueueId, shard: int) -> bool:
         """A job of this shard has a receipt. Returns whether its folder will tell something new."""
-        endpoint = self.queue(queue).endpoint
+        endpoint = self._ledger.queue(queue).endpoint
         if self._roots.knows(endpoint) or endpoint in self._shown:
             return False
         self._shown[endpoint] = (queue, shard)
@@ -253,13 +275,15 @@ class Fates:
         shards: dict[tuple[QueueId, int], list[OpenJob]] = {}
         for job in jobs:
             shards.setdefault((job.key.queue, job.shard), []).append(job)
-        told = [await self._doubt(self.queue(queue), shard, members) for (queue, shard), members in shards.items()]
+        told = [
+            await self._doubt(self._ledger.queue(queue), shard, members) for (queue, shard), members in shards.items()
+        ]
         return Doubts(answered=all(one.answered for one in told), kept=sum(one.kept for one in told))
 
     async def _doubt(self, queue: Queue, shard: int, jobs: Sequence[OpenJob]) -> Doubts:
         file = self._files[queue.file_id]
-        folder, is_cancelled = await self._folder(queue, file, shard), await self._is_cancelled(queue.file_id)
-        ends = is_cancelled or self._overdue(file)
+        folder = await self._folder(queue, file, shard)
+        ends = self._overdue(file) or await self._is_cancelled(queue.file_id)
         if folder is None and not ends and self._may_learn(queue, file):
             scouts = await self._scouts_of(queue, jobs)
             await self._reopen(scouts)
@@ -273,9 +297,6 @@ class Fates:
             queue, [self._succeeded(job, sought.found[job.key]) for job in jobs if job.key in sought.found], jobs
         )
         gone = [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
-        if is_cancelled:
-            # Reopened they end cancelled, and nobody needs their inputs any more.
-            await self._discard(queue, [job.key for job in gone if job.transport is Transport.S3])
         await (self._settle(queue, self._too_late(gone), gone) if self._overdue(file) else self._reopen(gone))
         return Doubts(answered=not sought.unasked, kept=0)
 
@@ -293,7 +314,7 @@ class Fates:
         shown = self._shown.pop(endpoint, None)
         known = None if shown is None else await self._ledger.shard(*shown)
         if known is not None and known.folder is not None:
-            file = self._files[self.queue(known.queue).file_id]
+            file = self._files[self._ledger.queue(known.queue).file_id]
             self._roots.learn(endpoint, known.folder, output_path_extension(file.name, file.run_id, known.shard))
 
     def _may_learn(self, queue: Queue, file: NewFile) -> bool:
@@ -303,14 +324,14 @@ class Fates:
     async def _scouts_of(self, queue: Queue, jobs: Sequence[OpenJob]) -> list[OpenJob]:
         """The one job that is sent for its receipt alone; none while one is on its way. The last: likely not run before."""
         scout = self._scouts.get(queue.endpoint)
-        if scout is not None and not await self._is_over(scout):
+        if scout is not None and not await self._is_over(*scout):
             return []
         job = max(jobs, key=lambda job: job.key.line)
-        self._scouts[queue.endpoint] = job.key
+        self._scouts[queue.endpoint] = queue.file_id, job.key
         return [job]
 
-    async def _is_over(self, key: JobKey) -> bool:
-        rows = await self._ledger.rows(self.queue(key.queue).file_id, key.line - 1, 1)
+    async def _is_over(self, file: FileId, key: JobKey) -> bool:
+        rows = await self._ledger.rows(file, key.line - 1, 1)
         return not any(row.key == key and row.state in ON_THEIR_WAY for row in rows)
 
     async def _doubtful(self, queue: Queue, shard: int) -> list[OpenJob]:
@@ -335,6 +356,14 @@ class Fates:
         reopened: list[Move] = [Reopened(key=job.key, due_at=self._clock.now()) for job in jobs]
         if reopened:
             await self._ledger.record(reopened)
+
+
+def _may_be_staged(row: JobRow) -> bool:
+    """Whether nobody but the ledger, or the loader that missed its line, saw the end of a job that may have been staged."""
+    if row.transport is not Transport.S3 or not row.attempts or row.receipt is not None:
+        return False
+    gone = row.error is not None and row.error.code == FailureReason.PAYLOAD_GONE
+    return row.state in (State.CANCELLED, State.EXPIRED) or (row.state is State.DEAD and gone)
 
 
 async def _discarded(stager: Stager, key: str) -> Fault | None:

@@ -71,8 +71,11 @@ class Ledger(Protocol):
         accepted already: nothing changes, [] is returned; but a final one that brings nothing ends the intake.
         """
 
-    def queues(self) -> list[Queue]:
-        """All queues known, in the order they were made. Does not wait."""
+    def queues(self, file: FileId | None = None) -> list[Queue]:
+        """All queues known, or those of one file, in the order they were made. Does not wait."""
+
+    def queue(self, id: QueueId) -> Queue:
+        """The queue of this id, which must be known. Does not wait."""
 
     def tally(self, queue: QueueId) -> dict[State, int]:
         """How many jobs of the queue are in each state, all states present, as of the last durable change. Does not wait."""

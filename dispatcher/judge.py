@@ -111,6 +111,9 @@ class Judge:
         if key not in self._suspects:
             return
         self._suspects.clear()
+        if self.redirect() is not None:
+            # It was refused at the same time as the one from which this was learnt.
+            return
         self._inline_spared_until = self._paths.clock.monotonic() + INLINE_RETRY_SECONDS
         log.warning(
             "endpoint refuses inline payloads; falling back to S3",

@@ -5,6 +5,11 @@ the rest. The first look comes when results are likely (the lane's own pace). Fr
 look to look, such that the calls that are left just reach the deadline: a result is found before its age has grown by much
 more than that factor (2.5 where nothing is known of the lane), whenever it comes. A look that S3 did not answer is made
 again soon and costs nothing.
+
+A shard that has used up its calls, mostly because it filled slowly, is looked at all the same: the age of its latest job
+doubles from look to look, and no pause is longer than five minutes, until the deadline is near by that measure. Such shards
+are few, and an output that lies in S3 for hours is worse than a call. While it still fills, and a look finds few, all of its
+pauses are that long: its latest job is always new.
 """
 
 from collections import deque
@@ -26,6 +31,13 @@ DUE_BATCH_SECONDS = 0.75
 _FIRST_GUESS_SECONDS = 0.5
 _LEAST_SECONDS = 0.2
 _LEAST_GROWTH = 1.5
+_MOST_GROWTH = 3.0
+OVERDRAWN_SECONDS = 10.0
+"""The least pause between two looks at a shard that has used up its calls."""
+LONGEST_SECONDS = 300.0
+"""The longest pause between two looks at such a shard, and at one that fills."""
+FEW = 33
+"""Results for each call so far: with fewer, calls that are made more often would not pay."""
 
 
 class Pace:
@@ -85,8 +97,13 @@ def next_look_at(progress: Progress, now: float, pace_seconds: float) -> float:
     if now >= progress.deadline_at:
         return now + min(max(pace, (now - progress.deadline_at) / 2), ASK_AGAIN_CAP_SECONDS)
     age = max(now - start, _LEAST_SECONDS)
+    looks_left, stretch = _looks_left(progress), (progress.deadline_at - start) / age
     # Pace alone would creep: while only the fast ones have come, it says that the rest is due any moment.
-    look_at = start + max(pace, age * _growth(progress, (progress.deadline_at - start) / age))
+    look_at = start + max(pace, age * _growth(looks_left, stretch))
+    if looks_left <= 0 and stretch > _LEAST_GROWTH:
+        look_at = now + _overdrawn_pause(progress, now)
+    elif progress.filling:
+        look_at = min(look_at, now + max(pace, LONGEST_SECONDS))
     return max(min(look_at, due_at), now + _LEAST_SECONDS)
 
 
@@ -95,8 +112,19 @@ def ask_again_seconds(unanswered: int) -> float:
     return min(ASK_AGAIN_CAP_SECONDS, ASK_AGAIN_SECONDS * 2.0 ** min(unanswered - 1, 16))
 
 
-def _growth(progress: Progress, stretch: float) -> float:
+def _growth(looks_left: float, stretch: float) -> float:
     """By how much the age grows until the next look; `stretch` is how many ages the deadline is away."""
+    growth = float(max(stretch, 1.0) ** (1 / max(looks_left, 1.0)))
+    return min(max(growth, _LEAST_GROWTH), _MOST_GROWTH)
+
+
+def _looks_left(progress: Progress) -> float:
+    """How many looks the shard's calls are enough for."""
     left = LOAN_CALLS + progress.found // RESULTS_PER_CALL - progress.calls
-    looks = max(left / (1 + 1 / FAILURE_LOOKS), 1.0)
-    return max(float(max(stretch, 1.0) ** (1 / looks)), _LEAST_GROWTH)
+    return left / (1 + 1 / FAILURE_LOOKS)
+
+
+def _overdrawn_pause(progress: Progress, now: float) -> float:
+    if progress.filling and progress.found < FEW * progress.calls:
+        return LONGEST_SECONDS
+    return min(max(now - progress.last_submitted_at, OVERDRAWN_SECONDS), LONGEST_SECONDS)

@@ -7,7 +7,7 @@ can be written in the same way to another folder (`partial`).
 """
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -145,22 +145,24 @@ class Results:
         self._completions = completions
         self._max_bytes = max_bytes
 
-    async def write(self, file: JobFile, folder: Path) -> None:
+    async def write(self, file: JobFile, folder: Path, *, metadata: bool = True) -> None:
         """Writes the three files of what is final now into `folder`, which is made where it is missing. Idempotent.
 
-        Raises DiskFaultError where they cannot be written; files that are there already stay whole.
+        Raises DiskFaultError where they cannot be written, UnreadableFileError where metadata is to be read from a job file that
+        is gone; files that are there already stay whole.
         """
         try:
-            await self._write(file, folder)
+            await self._write(file, folder, metadata=metadata)
         except OSError as error:
             raise disk_fault("write the results in", str(folder), error) from error
 
-    async def _write(self, file: JobFile, folder: Path) -> None:
+    async def _write(self, file: JobFile, folder: Path, *, metadata: bool) -> None:
         await anyio.to_thread.run_sync(_make_folder, folder)
         summary = Summary(file)
         with _Part(folder / RESULTS) as results, _Part(folder / ERRORS) as errors:
             async for page in self._pages(file):
-                await anyio.to_thread.run_sync(_write_page, file, page, summary, results.stream, errors.stream)
+                brought = await anyio.to_thread.run_sync(_metadata, file, page.rows) if metadata else {}
+                await anyio.to_thread.run_sync(_write_page, file, page, brought, summary, results.stream, errors.stream)
             await anyio.to_thread.run_sync(_put, results, errors)
         with _Part(folder / SUMMARY) as part:
             part.stream.write(summary.encode(self._clock.now()))
@@ -251,8 +253,14 @@ def _make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _write_page(file: JobFile, page: Page, summary: Summary, results: BinaryIO, errors: BinaryIO) -> None:
-    metadata = _metadata(file, [row for row in page.rows if row.has_metadata])
+def _write_page(
+    file: JobFile,
+    page: Page,
+    metadata: Mapping[JobKey, bytes],
+    summary: Summary,
+    results: BinaryIO,
+    errors: BinaryIO,
+) -> None:
     rejections = iter([*page.rejections, None])
     rejection = next(rejections)
     for row in page.rows:
@@ -274,6 +282,7 @@ def _write_page(file: JobFile, page: Page, summary: Summary, results: BinaryIO, 
 
 def _metadata(file: JobFile, rows: Sequence[JobRow]) -> dict[JobKey, bytes]:
     """The metadata of these rows, as it stands in their lines; a line that is gone has none."""
+    rows = [row for row in rows if row.has_metadata]
     if not rows:
         return {}
     with open_source(file.data_path) as source:

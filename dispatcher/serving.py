@@ -317,12 +317,21 @@ class Service:
         standing = await anyio.to_thread.run_sync(self._folder.standing, file)
         if standing is None:
             read = await made.ledger.file(file.file_id)
-            await made.results.write(read or file, self._folder.results_place(file.run_id))
+            await self._write(read or file)
             await anyio.to_thread.run_sync(self._folder.publish, file)
         await made.ledger.published(file.file_id, made.clock.now())
         await self._finish(file)
         self._open.pop(file.file_id, None)
         made.forget(file.file_id)
+
+    async def _write(self, file: JobFile) -> None:
+        place = self._folder.results_place(file.run_id)
+        try:
+            await self._made.results.write(file, place)
+        except UnreadableFileError as error:
+            # What is known of its jobs stands all the same: a file that is gone must not keep the others from their results.
+            log.error("job file is gone; its results have no metadata", name=file.name, error=str(error))
+            await self._made.results.write(file, place, metadata=False)
 
     async def _finish(self, file: JobFile) -> None:
         standing = await anyio.to_thread.run_sync(self._folder.standing, file)
@@ -339,6 +348,8 @@ class Service:
             await anyio.sleep(DEADLINE_SECONDS)
             now = self._made.clock.now()
             for file in overdue(list(self._open.values()), now):
+                if not self._made.tally(file.file_id)[State.ACCEPTED]:
+                    continue
                 await patient(partial(self._made.ledger.end_unsent, file.file_id, State.EXPIRED, now, error))
 
     async def _prune(self, retention_seconds: float, uptake: Uptake) -> None:

@@ -91,10 +91,9 @@ async def overview(ledger: Ledger, now: float, work: Work | None) -> Status:
 def tally_of(ledger: Ledger, file: FileId) -> dict[State, int]:
     """How many jobs of the file are in each state."""
     total = dict.fromkeys(State, 0)
-    for queue in ledger.queues():
-        if queue.file_id == file:
-            for state, jobs in ledger.tally(queue.queue_id).items():
-                total[state] += jobs
+    for queue in ledger.queues(file):
+        for state, jobs in ledger.tally(queue.queue_id).items():
+            total[state] += jobs
     return total
 
 

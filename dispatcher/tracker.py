@@ -3,6 +3,7 @@
     submitted   its shard's folder is listed, at the times that `polling` plans: one LIST tells of up to 1,000 jobs
     ambiguous   is looked for under its own key, in the folder that a sibling's receipt names; else it is reopened
     expired     is looked for once more before its job file's results are published
+    unsent      ended by the ledger: what may be staged of it is deleted before the same
 
 The tracker owns the schedule, `fates` what is decided. Memory: one small record for each shard that waits, none for a job.
 A cancel anywhere is harmless: what was not recorded is found again. Over 300 lines: two loops, one schedule.
@@ -117,7 +118,7 @@ class Tracker:
             self._watch(
                 Watch(
                     key=key,
-                    endpoint=self._fates.queue(submission.queue).endpoint,
+                    endpoint=self._ledger.queue(submission.queue).endpoint,
                     filling=True,
                     first_submitted_at=submission.submitted_at,
                     last_submitted_at=submission.submitted_at,
@@ -163,9 +164,14 @@ class Tracker:
                     tasks.start_soon(self._looker, due)
 
     async def last_look(self, file: FileId, *, published: bool) -> None:
-        """Looks for the outputs of a file's expired jobs: before its results are published they count, later they are told of."""
+        """Looks for the outputs of a file's expired jobs: before its results are published they count, later they are told of.
+
+        Before, what is staged of jobs that ended unsent is deleted, too.
+        """
+        if not published:
+            await self._fates.discard_unsent(file)
         for key in await self._ledger.expired_shards(file):
-            queue = self._fates.queue(key[0])
+            queue = self._ledger.queue(key[0])
             async with self._one_at_a_time(key):
                 expired = [job for job in await self._ledger.open_jobs(*key) if job.state is State.EXPIRED]
                 await (self._fates.late(queue, expired) if published else self._fates.outputs(queue, expired))
@@ -237,9 +243,12 @@ class Tracker:
     # --- one look -----------------------------------------------------------------------------------------------------
 
     async def _look(self, watch: Watch) -> None:
-        queue = self._fates.queue(watch.key[0])
         now = self._clock.now()
         jobs = [job for job in await self._ledger.open_jobs(*watch.key) if job.receipt is not None]
+        if not jobs:
+            # Its file may even be forgotten by now; the refresh says whether there is more to wait for.
+            return
+        queue = self._ledger.queue(watch.key[0])
         found = watch.found
         missing = await self._fates.outputs(queue, jobs, watch.count)
         answered = watch.found - found + len(missing) == len(jobs)
@@ -319,7 +328,7 @@ class Tracker:
     def _resumed(self, shard: Shard) -> Watch:
         return Watch(
             key=(shard.queue, shard.shard),
-            endpoint=self._fates.queue(shard.queue).endpoint,
+            endpoint=self._ledger.queue(shard.queue).endpoint,
             filling=shard.unsent > 0,
             first_submitted_at=shard.first_submitted_at,
             last_submitted_at=shard.last_submitted_at,

@@ -3,6 +3,7 @@
     Window        attempts in flight: grows while they are taken, shrinks by a part when the service throttles, and only then
     Bucket        requests or bytes a second
     Outstanding   jobs submitted and not settled: no more than the model gets done before the first of them would expire
+    Lately        jobs that reached an end, from which the former follows
     Recent        how many a second of late, which tells how long the rest will take
 
 A window need not be whole: of 2.3, two slots are always there, and the third three tenths of the time. Below one it means
@@ -173,6 +174,31 @@ class Measured(Struct, frozen=True):
 
     jobs: int
     seconds: float
+
+
+class Lately:
+    """How many there were within the last `keep_seconds`, and in what time; what came within a second is kept as one."""
+
+    def __init__(self, keep_seconds: float) -> None:
+        self._keep_seconds = keep_seconds
+        # (when the first of them came, how many), oldest first; and how many in all, since it is asked for at every claim.
+        self._counts: deque[tuple[float, int]] = deque()
+        self._total = 0
+
+    def add(self, count: int, now: float) -> None:
+        """So many more."""
+        self._total += count
+        if self._counts and now < self._counts[-1][0] + 1.0:
+            at, before = self._counts.pop()
+            self._counts.append((at, before + count))
+        else:
+            self._counts.append((now, count))
+
+    def measured(self, now: float) -> Measured:
+        """What is still of that time; no seconds where there is nothing."""
+        while self._counts and self._counts[0][0] < now - self._keep_seconds:
+            self._total -= self._counts.popleft()[1]
+        return Measured(self._total, max(now - self._counts[0][0], 1.0) if self._counts else 0.0)
 
 
 def outstanding_limit(measured: Measured, ttl_seconds: float, floor: int) -> int:

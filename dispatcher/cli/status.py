@@ -18,7 +18,11 @@ from dispatcher.clock import SystemClock
 from dispatcher.errors import LedgerHeldError, UsageError
 from dispatcher.interfaces import Ledger
 from dispatcher.ledger.sqlite import open_sqlite
-from dispatcher.results import Results
+from dispatcher.model import RunId
+from dispatcher.partials import Partial, write_partial
+from dispatcher.results import Results, run_of
+from dispatcher.settings import Settings
+from dispatcher.sources.names import marked
 from dispatcher.status import FileStatus, JobStatus, Status, jobs_named, overview
 
 T = TypeVar("T")
@@ -55,8 +59,7 @@ def status(
     configure_logs(settings, quiet=True)
     path = existing_ledger(settings, file)
     if partial is not None:
-        for folder in run_async(_partial(path, Path(partial).absolute())):
-            click.echo(folder)
+        _show_partial(settings, run_async(_partial(path, file, Path(partial).absolute())))
         return 0
     if job is not None:
         return _show_job(job, run_async(_jobs(path, job)), as_json=as_json)
@@ -85,15 +88,28 @@ async def _jobs(ledger: Path, id: str) -> list[JobStatus]:
     return await _asked(ledger, request, list[JobStatus], lambda opened: jobs_named(opened, id))
 
 
-async def _partial(ledger: Path, folder: Path) -> list[str]:
-    async def write(opened: Ledger) -> list[str]:
-        results = Results(opened, SystemClock(), None, 0)
-        files = await opened.files()
-        for file in files:
-            await results.write(file, folder / file.name)
-        return [str(folder / file.name) for file in files]
+async def _partial(ledger: Path, file: str | None, folder: Path) -> list[Partial]:
+    name = None if file is None else Path(file).name
 
-    return await _asked(ledger, {"command": "partial", "folder": str(folder)}, list[str], write)
+    async def write(opened: Ledger) -> list[Partial]:
+        return await write_partial(opened, Results(opened, SystemClock(), None, 0), name, folder)
+
+    return await _asked(ledger, {"command": "partial", "file": name, "folder": str(folder)}, list[Partial], write)
+
+
+def _show_partial(settings: Settings, written: list[Partial]) -> None:
+    for one in written:
+        if one.folder is not None:
+            click.echo(one.folder)
+        else:
+            click.echo(f"{one.name} (run {one.run_id}) is finished: {_where(settings, one)}", err=True)
+
+
+def _where(settings: Settings, finished: Partial) -> str:
+    titles = (finished.name, marked(finished.name, RunId(finished.run_id)))
+    folders = [Path(settings.spool) / "results" / title for title in titles] if settings.spool else []
+    standing = next((folder for folder in folders if run_of(folder) == finished.run_id), None)
+    return f"its results stand in {standing}" if standing else "its results stand in its output folder"
 
 
 async def _asked(path: Path, request: dict[str, Any], kind: type[T], read: Callable[[Ledger], Awaitable[T]]) -> T:

@@ -107,8 +107,11 @@ class MemoryLedger:
 
     # --- what is known without waiting ---
 
-    def queues(self) -> list[Queue]:
-        return self._tally.queues()
+    def queues(self, file: FileId | None = None) -> list[Queue]:
+        return self._tally.queues(file)
+
+    def queue(self, id: QueueId) -> Queue:
+        return self._tally.queue(id)
 
     def tally(self, queue: QueueId) -> dict[State, int]:
         return self._tally.of(queue)

@@ -139,8 +139,11 @@ class SqliteLedger:
 
     # --- what is known without waiting ---
 
-    def queues(self) -> list[Queue]:
-        return self._tally.queues()
+    def queues(self, file: FileId | None = None) -> list[Queue]:
+        return self._tally.queues(file)
+
+    def queue(self, id: QueueId) -> Queue:
+        return self._tally.queue(id)
 
     def tally(self, queue: QueueId) -> dict[State, int]:
         return self._tally.of(queue)
@@ -201,8 +204,7 @@ class SqliteLedger:
         return await self._call(partial(reading.open_jobs, queue=queue, number=shard))
 
     async def expired_shards(self, file: FileId) -> list[tuple[QueueId, int]]:
-        expired = set(self._tally.holding(State.EXPIRED))
-        holding = [queue for queue in self._queues_of(file) if queue in expired]
+        holding = self._tally.holding(State.EXPIRED, file)
         return await self._call(partial(reading.expired_shards, holding=holding))
 
     async def ambiguous(self, now: float, limit: int) -> list[OpenJob]:
@@ -212,7 +214,9 @@ class SqliteLedger:
         return await self._call(reading.next_ambiguous_at)
 
     async def rows(self, file: FileId, after_line: int, limit: int) -> list[JobRow]:
-        operation = partial(reading.rows, queues=self._queues_of(file), after_line=after_line, limit=limit)
+        operation = partial(
+            reading.rows, queues=[queue.queue_id for queue in self.queues(file)], after_line=after_line, limit=limit
+        )
         return await self._call(operation)
 
     async def find(self, id: str) -> list[tuple[FileId, JobRow]]:
@@ -284,9 +288,9 @@ class SqliteLedger:
 
     async def _end(self, file: JobFile, state: State, at: float, error: Error) -> int:
         """Ends what is accepted of the file as far as it was read."""
-        holding = set(self._tally.holding(State.ACCEPTED))
         spec = Ending(state, at, error, file.cursor.line)
-        return sum([await self._end_queue(queue, spec) for queue in self._queues_of(file.file_id) if queue in holding])
+        holding = self._tally.holding(State.ACCEPTED, file.file_id)
+        return sum([await self._end_queue(queue, spec) for queue in holding])
 
     async def _end_queue(self, queue: QueueId, spec: Ending) -> int:
         total, shard = 0, -1
@@ -313,9 +317,6 @@ class SqliteLedger:
             raise writer.again(self._fault)
         if self._ended:
             raise RuntimeError("the ledger is closed")
-
-    def _queues_of(self, file: FileId) -> list[QueueId]:
-        return [queue.queue_id for queue in self._tally.queues() if queue.file_id == file]
 
 
 def _resolve(answer: Answer) -> None:

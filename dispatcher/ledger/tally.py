@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from dispatcher.model import Change, EndpointName, Queue, QueueId, State
+from dispatcher.model import Change, EndpointName, FileId, Queue, QueueId, State
 
 Moved = tuple[QueueId, State | None, State]
 """A queue, and the states that jobs of it went from (None: they are new) and to."""
@@ -43,25 +43,34 @@ class Tally:
 
     def __init__(self, sums: Sums | None = None) -> None:
         sums = sums or Sums()
-        self._queues = {queue.queue_id: queue for queue in sums.queues}
-        self._counts = {queue: dict.fromkeys(State, 0) for queue in self._queues}
-        for (queue, state), jobs in sums.counts.items():
-            self._counts[queue][state] = jobs
+        self._queues: dict[QueueId, Queue] = {}
+        # The same by file: there may be ten thousands of files, each with its queues.
+        self._by_file: dict[FileId, dict[QueueId, Queue]] = {}
+        self._counts: dict[QueueId, dict[State, int]] = {}
+        for queue in sums.queues:
+            self._add(queue)
+        for (holder, state), jobs in sums.counts.items():
+            self._counts[holder][state] = jobs
         self._totals = dict(sums.totals)
         self._accepted, self._rejected = sums.accepted, sums.rejected
         self._observers: list[Observer] = []
 
-    def queues(self) -> list[Queue]:
-        """All queues, in the order they were made."""
-        return list(self._queues.values())
+    def queues(self, file: FileId | None = None) -> list[Queue]:
+        """All queues, or a file's, in the order they were made."""
+        return list((self._queues if file is None else self._by_file.get(file, {})).values())
+
+    def queue(self, id: QueueId) -> Queue:
+        """The queue of this id."""
+        return self._queues[id]
 
     def of(self, queue: QueueId) -> dict[State, int]:
         """The sums of one queue, all states present; the caller's own."""
         return dict(self._counts[queue])
 
-    def holding(self, *states: State) -> list[QueueId]:
-        """The queues that have jobs in one of these states."""
-        return [queue for queue, counts in self._counts.items() if any(counts[state] for state in states)]
+    def holding(self, state: State, file: FileId | None = None) -> list[QueueId]:
+        """The queues, of all files or of one, that have jobs in this state."""
+        among = self._queues if file is None else self._by_file.get(file, {})
+        return [queue for queue in among if self._counts[queue][state]]
 
     def totals(self) -> Totals:
         """How many jobs ever came into each state, where any did; the caller's own."""
@@ -78,8 +87,7 @@ class Tally:
     def apply(self, effects: Effects) -> None:
         """Takes in new queues and what became of how many jobs, tells the observers, then forgets what was pruned."""
         for queue in effects.made:
-            self._queues[queue.queue_id] = queue
-            self._counts[queue.queue_id] = dict.fromkeys(State, 0)
+            self._add(queue)
         self._rejected += effects.rejected
         changes = [self._change(*pair, jobs) for pair, jobs in effects.moved.items() if jobs]
         try:
@@ -88,6 +96,11 @@ class Tally:
                     observer(changes)
         finally:
             self._forget(effects)
+
+    def _add(self, queue: Queue) -> None:
+        self._queues[queue.queue_id] = queue
+        self._by_file.setdefault(queue.file_id, {})[queue.queue_id] = queue
+        self._counts[queue.queue_id] = dict.fromkeys(State, 0)
 
     def _change(self, queue: QueueId, prior: State | None, state: State, jobs: int) -> Change:
         counts, known = self._counts[queue], self._queues[queue]
@@ -105,3 +118,4 @@ class Tally:
             self._counts[queue][state] -= jobs
         for each in effects.gone:
             del self._queues[each.queue_id], self._counts[each.queue_id]
+            self._by_file.pop(each.file_id, None)

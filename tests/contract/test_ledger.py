@@ -333,6 +333,20 @@ async def test_queues_are_made_on_first_use(ledger: Ledger) -> None:
     assert [(queue.file_id, queue.endpoint) for queue in ledger.queues()] == [(file.file_id, A), (file.file_id, B)]
 
 
+async def test_the_queues_of_one_file_are_known_apart_from_the_others(ledger: Ledger) -> None:
+    files = [await ledger.add_file(a_file(f"{number:016}")) for number in range(3)]
+    for file in files:
+        await ledger.accept(a_batch(file.file_id, [a_job(1, endpoint=A), a_job(2, endpoint=B)]))
+    for file in files:
+        queues = ledger.queues(file.file_id)
+        assert queues == [queue for queue in ledger.queues() if queue.file_id == file.file_id]
+        assert [queue.endpoint for queue in queues] == [A, B]
+        assert [ledger.queue(queue.queue_id) for queue in queues] == queues
+    await ledger.published(files[0].file_id, 1.0)
+    await ledger.prune(2.0, 100)
+    assert [len(ledger.queues(file.file_id)) for file in files] == [0, 2, 2]
+
+
 async def test_the_jobs_of_a_rebuilt_file_begin_ambiguous_and_due(ledger: Ledger) -> None:
     heard: list[Change] = []
     ledger.subscribe(heard.extend)

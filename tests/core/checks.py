@@ -26,10 +26,9 @@ async def findings(world: World, *, all_final: bool = True) -> list[str]:
 
 
 async def _forgotten(world: World, key: str) -> bool:
-    """Whether only a ledger that was lost knew that this job's route had changed to S3, or the job was cancelled while it
-    waited to be sent again, which does not look for what is staged."""
+    """Whether only a ledger that was lost knew that this job's route had changed to S3."""
     row = await world.row(key.rpartition("/")[2])
-    return row.state is State.CANCELLED or (bool(world.lost_ledgers) and row.transport is not Transport.S3)
+    return bool(world.lost_ledgers) and row.transport is not Transport.S3
 
 
 def _sums(world: World, file: JobFile, rows: list[JobRow]) -> list[str]:

@@ -1,10 +1,12 @@
 """A cancelled file: what is in doubt is looked for, what is found counts, and nothing of it is sent any more."""
 
+import anyio
 import pytest
 
-from dispatcher.model import Lost, Released, Reopened, State
+from dispatcher.identity import inference_id, input_key
+from dispatcher.model import Error, JobFile, Lost, Released, Reopened, State
 from tests.core.checks import findings
-from tests.core.service import CUT, THROTTLED, Run, Weather
+from tests.core.service import CUT, NO_CONNECTION, THROTTLED, Run, Weather
 from tests.core.world import Line, Plan, World
 
 pytestmark = pytest.mark.looptime(noop_cycles=1)
@@ -35,7 +37,62 @@ async def test_the_staged_input_of_a_doubt_that_is_cancelled_is_deleted() -> Non
         assert len(world.service.staged) == 1
         await world.cancel(file)
         await process.finished()
+        await process.look_last()
     assert (world.total(State.CANCELLED), world.service.staged) == (1, {})
+
+
+STAGED = 40
+TOO_LATE = Error("result_missing", "too late")
+
+
+async def staged_and_throttled() -> tuple[World, JobFile]:
+    """A file of which many inputs were staged, and their jobs throttled then; as many others were never tried."""
+    world = World(Plan(max_in_flight=STAGED))
+    file = await world.add("jobs.jsonl", [Line(size_bytes=200_000), Line()] * 2 * STAGED)
+    (queue,) = world.ledger.queues(file.file_id)
+    claims = await world.ledger.claim(queue.queue_id, 2 * STAGED, world.clock.now())
+    for claim in claims[::2]:
+        await world.service.stage(input_key(inference_id(file.run_id, claim.key.line)), b"", None)
+    again_at = world.clock.now() + 600.0
+    await world.ledger.record([Released(key=claim.key, due_at=again_at, reason=THROTTLED.reason) for claim in claims])
+    assert len(world.service.staged) == STAGED
+    return world, file
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED])
+async def test_what_was_staged_of_jobs_that_end_while_they_wait_to_be_sent_again_is_deleted(state: State) -> None:
+    world, file = await staged_and_throttled()
+    if state is State.CANCELLED:
+        await world.cancel(file)
+    else:
+        await world.ledger.end_unsent(file.file_id, state, world.clock.now(), TOO_LATE)
+    async with world.process() as process:
+        await process.look_last()
+    assert world.total(state) == 4 * STAGED
+    assert (world.service.staged, world.service.calls["DELETE"]) == ({}, STAGED)
+
+
+async def test_a_crash_while_these_are_deleted_leaves_none_behind() -> None:
+    world, file = await staged_and_throttled()
+    await world.cancel(file)
+    world.weather.s3_seconds = lambda: world.random.choice([0.01, 5.0])
+    async with world.process() as process:
+        with anyio.move_on_after(1.0):
+            await process.look_last()
+    assert 0 < len(world.service.staged) < STAGED
+    async with world.process() as process:
+        await process.look_last()
+    assert await findings(world) == []
+
+
+async def test_an_s3_that_does_not_answer_holds_the_results_of_a_cancelled_file_up_for_a_minute() -> None:
+    world, file = await staged_and_throttled()
+    await world.cancel(file)
+    world.weather.s3, world.weather.s3_seconds = lambda _operation, _place: NO_CONNECTION, lambda: 10.0
+    before = world.clock.now()
+    async with world.process() as process:
+        await process.look_last()
+    assert world.clock.now() - before == pytest.approx(60.0, abs=1.0)
 
 
 async def test_what_was_on_the_wire_when_its_file_was_cancelled_and_was_refused_for_now_ends() -> None:

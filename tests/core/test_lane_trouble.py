@@ -1,6 +1,7 @@
 """What is the lane's trouble pauses the lane, with a probe, and kills no job; what is the job's kills that job alone."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher.interfaces import Fault, Invocation
 from dispatcher.model import FailureReason, Released, State, Transport
@@ -118,6 +119,19 @@ async def test_an_endpoint_that_refuses_inline_gets_everything_by_s3_after_one_p
     assert await findings(world) == []
     assert world.total(State.SUCCEEDED) == 200
     assert sum(sent.body is not None for sent in world.service.sends) <= 2 * world.plan.max_in_flight
+
+
+async def test_that_everything_goes_by_s3_from_now_on_is_said_once() -> None:
+    """Also of jobs that were refused inline after that was known, since they were under way."""
+    world = World(Plan(max_in_flight=32), Weather(invoke=without_inline))
+    world.weather.latency_seconds = lambda: world.random.choice([0.01, 0.5, 2.0])
+    await world.add("jobs.jsonl", [Line()] * 200)
+    with capture_logs() as logs:
+        async with world.process() as process:
+            await process.finished()
+    refused_at = [len(sent.body or b"") > 0 for sent in world.service.sends]
+    assert sum(refused_at) > 8, "or this test shows nothing"
+    assert sum("falling back to S3" in entry["event"] for entry in logs) == 1
 
 
 async def test_inline_is_tried_again_after_a_while() -> None:

@@ -50,6 +50,20 @@ async def test_a_shard_that_fills_slowly_costs_no_more() -> None:
     assert looks(world) <= 0.02 * 2_000
 
 
+@pytest.mark.parametrize(("every_seconds", "took"), [(60.0, 1_200.0), (600.0, 3_600.0)])
+async def test_a_shard_that_fills_over_half_a_day_has_its_results_soon_after_the_last(
+    every_seconds: float, took: float
+) -> None:
+    world = World(Plan(requests_per_second=1 / every_seconds), Weather(runs=lambda _: Run(took)))
+    jobs = int(12 * 3_600 / every_seconds)
+    await world.add("jobs.jsonl", [Line()] * jobs)
+    async with world.process() as process:
+        await process.until(lambda: len(world.service.sends) == jobs, within=50_000.0)
+        await process.finished(within=took + 300.0)
+    assert await findings(world) == []
+    assert looks(world) <= 18 + 1.5 * (13 * 12 + 10)
+
+
 async def test_failures_and_expiries_cost_at_most_four_calls_each() -> None:
     world = World(Plan(max_in_flight=256, slack_seconds=10.0))
     bad = [Run(None, failure_after=1.0), Run(None)]

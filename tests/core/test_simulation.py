@@ -59,6 +59,7 @@ async def test_whatever_happens_every_job_ends_right_and_every_duplicate_is_expl
     fair(world)
     async with world.process() as process:
         await process.finished(within=100_000.0)
+        await process.look_last()
     assert await findings(world) == []
     if not bad:
         gone = sum(line.gone for line in world.lines)

@@ -16,7 +16,7 @@ import pytest
 from dispatcher.sandbox.process import Sandbox
 from tests.programs import Jobs, a_sandbox, audit, dispatch, numbered, rows
 from tests.sandboxes import eventually
-from tests.services import Service, Spool, audit_all, serving
+from tests.services import Service, Spool, audit_all, serving, status
 
 LOAD = ("--max-in-flight", "4", "--doubt-cap-seconds", "0.5")
 SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.05}
@@ -205,3 +205,35 @@ def test_as_process_1_it_serves_and_drains(tmp_path: Path, sandbox: Sandbox) -> 
         os.kill(int(inner), signal.SIGTERM)
         ended = service.running.end(20.0)
     assert (ended.status, service.said("stopped")) == (0, True), ended.said
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+def test_a_file_that_is_gone_half_read_comes_to_the_same_end_however_often_it_is_killed(
+    metadata: bool, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    sandbox.patch(faults=[{**SLOW, "seconds": 0.5}])
+    line = b'{"payload":1,"metadata":2}\n' if metadata else b'{"payload":1}\n'
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        spool = service.spool
+        spool.drop("a.jsonl", line * 1_000_000)
+        # Some have their receipts, which show where the outputs of the others are.
+        eventually(lambda: any(file["accepted"] > 10_000 for file in status(spool)["files"]), 20.0)
+        eventually(lambda: accepted(sandbox) >= 8, 20.0)
+        service.kill()
+    eventually(lambda: not sandbox.counts()["open_requests"].get("invoke"), 20.0)
+    sent, (before,) = accepted(sandbox), status(spool)["files"]
+    assert (before["reading"], before["accepted"] > 10_000) == (True, True)
+    (job_file,) = (spool.path / "work").glob("*.jsonl")
+    job_file.unlink()
+    with serving(tmp_path, sandbox, *LOAD, wait=False) as service:
+        service.until_said("job file cannot be read to its end")
+        service.kill()
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        eventually(lambda: spool.names("results") == ["a.jsonl"], 40.0)
+        service.stop()
+    summary, errors = spool.summary("a.jsonl"), rows(spool.results("a.jsonl") / "errors.jsonl")
+    assert summary["accepted"] == before["accepted"]
+    assert (summary["succeeded"], accepted(sandbox)) == (sent, sent)
+    assert {(row["status"], row["error"]["code"]) for row in errors} <= {
+        (s, "payload_gone") for s in ("cancelled", "dead")
+    }

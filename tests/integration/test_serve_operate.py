@@ -50,6 +50,31 @@ def test_status_tells_where_everything_is_with_and_without_a_process(tmp_path: P
     assert "no process works on this" in operate(service.spool, "status").out
 
 
+@pytest.mark.parametrize("owned", [True, False])
+def test_results_so_far_of_one_file_are_had_whatever_the_others_are_at(
+    owned: bool, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        spool = service.spool
+        spool.drop("over.jsonl", numbered(5))
+        spool.until_finished("over.jsonl")
+        sandbox.patch(endpoints={ENDPOINT: {"asleep": True, "wake_backlog": None}})
+        spool.drop("open.jsonl", numbered(5))
+        eventually(lambda: accepted(sandbox) == 10, 20.0)
+        if not owned:
+            service.stop()
+        said = operate(spool, "status", "open.jsonl", "--partial", str(tmp_path / "so-far"))
+        assert said.out == f"{tmp_path / 'so-far' / 'open.jsonl'}\n"
+        every = operate(spool, "status", "--partial", str(tmp_path / "so-far"))
+        assert (every.out, "over.jsonl" in every.err) == (said.out, True)
+        over = operate(spool, "status", "over.jsonl", "--partial", str(tmp_path / "so-far"))
+        assert f"its results stand in {spool.results('over.jsonl')}" in over.err.replace("\n", "")
+        assert "no job file 'none.jsonl'" in operate(spool, "status", "none.jsonl", "--partial", "x", code=2).err
+        if owned:
+            service.stop()
+    assert sorted(path.name for path in (tmp_path / "so-far").iterdir()) == ["open.jsonl"]
+
+
 def test_status_watches_until_it_is_interrupted(tmp_path: Path, sandbox: Sandbox) -> None:
     with serving(tmp_path, sandbox) as service:
         watch = ("status", "--spool", service.spool.path, "--json", "--watch", "--interval", "0.1")

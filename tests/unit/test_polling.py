@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dispatcher.polling import (
     ASK_AGAIN_CAP_SECONDS,
@@ -50,6 +51,37 @@ def test_where_the_pace_is_known_the_first_look_finds_the_results(result_at: flo
     found_at, calls = looks_until(result_at, result_at)
     assert found_at == pytest.approx(max(0.22, min(1.1 * result_at, DEADLINE)))
     assert calls == 1
+
+
+@pytest.mark.parametrize("calls", range(31))
+@pytest.mark.parametrize("age", [1.0, 60.0, 3_600.0])
+def test_however_many_calls_a_shard_has_cost_it_is_looked_at_soon_by_the_measure_of_its_latest_job(
+    calls: int, age: float
+) -> None:
+    spent = progress(looks=9, calls=calls, last_submitted_at=4_000.0, due_at=30_000.0, deadline_at=30_000.0)
+    assert next_look_at(spent, 4_000.0 + age, 0.5) <= 4_000.0 + max(3.0 * age, age + 10.0)
+
+
+def test_a_shard_that_has_used_up_its_calls_is_looked_at_every_five_minutes_at_least() -> None:
+    now, looks = 10.0, 0
+    while now < DEADLINE:
+        before, now = now, next_look_at(progress(looks=9, calls=20 + looks), now, 0.5)
+        looks += 1
+        assert now - before <= 300.0 or (now, before >= DEADLINE / 1.5) == (DEADLINE, True)
+    assert looks < 90
+
+
+@pytest.mark.parametrize("calls", [1, 17, 30])
+@pytest.mark.parametrize("newest", [0.0, 7_000.0, 7_199.0])
+def test_while_a_shard_fills_it_is_looked_at_every_five_minutes_at_least(calls: int, newest: float) -> None:
+    shard = replace(progress(looks=9, calls=calls, last_submitted_at=newest), filling=True)
+    assert next_look_at(shard, 7_200.0, 0.5) == 7_500.0
+
+
+def test_a_shard_that_fills_as_its_results_are_found_is_looked_at_by_the_age_of_its_latest_job() -> None:
+    """Where a lane may have few jobs under way, it waits for these looks."""
+    shard = replace(progress(looks=20, calls=20, found=700, last_submitted_at=7_180.0), filling=True)
+    assert next_look_at(shard, 7_200.0, 0.5) == 7_220.0
 
 
 @given(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.windows import LEAST, SHRINK, Bucket, Flow, Measured, Recent, Window, outstanding_limit
+from dispatcher.windows import LEAST, SHRINK, Bucket, Flow, Lately, Measured, Recent, Window, outstanding_limit
 
 ROUND_TRIP = 0.01
 
@@ -196,3 +196,16 @@ def test_a_rate_just_after_the_beginning_does_not_promise_too_much() -> None:
     recent = Recent(since=10.0)
     recent.add(50, 10.001)
     assert recent.rate(10.001) == 50.0
+
+
+def test_what_ended_lately_is_summed_over_its_time_and_then_forgotten() -> None:
+    lately = Lately(300.0)
+    assert lately.measured(5.0) == Measured(0, 0.0)
+    lately.add(3, 10.0)
+    assert lately.measured(10.0) == Measured(3, 1.0)
+    for second in range(11, 310):
+        lately.add(2, float(second))
+        lately.add(1, second + 0.5)
+    assert lately.measured(310.0) == Measured(3 + 3 * 299, 300.0)
+    assert lately.measured(311.0) == Measured(3 * 299, 300.0)
+    assert lately.measured(1_000.0) == Measured(0, 0.0)
