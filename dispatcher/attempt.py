@@ -12,11 +12,15 @@ from dispatcher.model import Claim, EndpointName, FailureReason, InferenceId, Jo
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """The job file that a job came with, as far as sending needs it. `folder` is what its shards' folders begin with."""
+    """The job file that a job came with, as far as sending needs it. `folder` is what its shards' folders begin with.
+
+    From `deadline_at` on nothing of it is sent.
+    """
 
     folder: str
     run_id: RunId
     taken_at: float
+    deadline_at: float | None = None
 
 
 class Job(Struct, frozen=True, kw_only=True, gc=False):

@@ -18,11 +18,13 @@ from typing import Any
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from msgspec import structs
 
 from dispatcher.attempt import Job, Paths
 from dispatcher.clock import SystemClock
 from dispatcher.errors import UnreadableFileError
 from dispatcher.fates import Fates
+from dispatcher.formats.disk import MissingFolderError
 from dispatcher.formats.joblines import LineRules
 from dispatcher.intake import IntakeSettings, take_in
 from dispatcher.interfaces import Completions, Invoker, Ledger, Stager
@@ -50,7 +52,7 @@ from dispatcher.retry import RetryPolicy
 from dispatcher.settings import Settings
 from dispatcher.sources.jobfiles import Intaker
 from dispatcher.sources.patience import patient
-from dispatcher.status import Work
+from dispatcher.status import LaneBounds, Work
 from dispatcher.tracker import Tracker
 from dispatcher.windows import Bucket, Flow, Lately, Recent, Window, outstanding_limit
 
@@ -98,6 +100,10 @@ class Engine:
         self._taken_in: set[FileId] = set()
         self.ended: asyncio.Queue[FileId] = asyncio.Queue()
         """Files that have come to their end: read, and every job final. Each once a process, unless an end is not one yet."""
+        self.max_outstanding: dict[EndpointName, int | None] = dict.fromkeys(endpoints, settings.max_outstanding)
+        """Most jobs of each lane that may wait for a result; None: what the model gets done. An operator may change it."""
+        self.found: Counter[FileId] = Counter()
+        """Jobs in doubt whose output was found, by file, since this process began with it."""
         # Jobs submitted and not settled, and when jobs of late reached an end: for the outstanding window.
         self._submitted: dict[EndpointName, int] = dict.fromkeys(endpoints, 0)
         self._settled = {endpoint: Lately(PACE_SECONDS) for endpoint in endpoints}
@@ -124,6 +130,7 @@ class Engine:
             doubt_cap_seconds=settings.doubt_cap_seconds,
             files=self._known,
             chosen_keys=settings.chosen_keys,
+            chance=random.random,
         )
         self.tracker = Tracker(ledger=ledger, fates=self._fates, clock=self.clock)
         self.results = Results(
@@ -238,7 +245,7 @@ class Engine:
 
     def forget(self, file: FileId) -> None:
         """The file's results stand: nothing about it is asked any more."""
-        for known in (self._files, self._queues, self._ends):
+        for known in (self._files, self._queues, self._ends, self.found):
             known.pop(file, None)
         self._taken_in.discard(file)
         self._loader.forget(file)
@@ -284,8 +291,13 @@ class Engine:
     # --- what is going on ---------------------------------------------------------------------------------------------
 
     def paused(self) -> dict[EndpointName, list[FailureReason]]:
-        """Why each lane, or its S3 route, stands still; no entry for one that does not."""
-        return {endpoint: lane.paused for endpoint, lane in self.lanes.items() if lane.paused}
+        """Why each lane, its S3 route or its looks for results stand still; no entry for one that does not."""
+        reasons = {endpoint: self._paused(lane) for endpoint, lane in self.lanes.items()}
+        return {endpoint: why for endpoint, why in reasons.items() if why}
+
+    def _paused(self, lane: Lane) -> list[FailureReason]:
+        blind = self._fates.sight.reason(lane.endpoint)
+        return lane.paused if blind is None or blind in lane.paused else [*lane.paused, blind]
 
     def healthy(self) -> bool:
         """Whether the event loop turns and its own parts with it; trouble at AWS does not count."""
@@ -293,7 +305,18 @@ class Engine:
 
     def work(self) -> Work:
         """What `status` can say because this process works."""
-        return Work(self._rate, {str(endpoint): reasons for endpoint, reasons in self.paused().items()})
+        paused = {str(endpoint): reasons for endpoint, reasons in self.paused().items()}
+        return Work(self._rate, paused, {str(endpoint): self._bounds(lane) for endpoint, lane in self.lanes.items()})
+
+    def _bounds(self, lane: Lane) -> LaneBounds:
+        return LaneBounds(
+            in_flight=lane.in_flight,
+            in_flight_window=round(lane.window, 2),
+            submitted=self._submitted[lane.endpoint],
+            outstanding_limit=self.outstanding_limit(lane.endpoint),
+            max_outstanding=self.max_outstanding[lane.endpoint],
+            **structs.asdict(lane.limits),
+        )
 
     def _rate(self, file: FileId) -> float | None:
         return self._ends[file].rate(self.clock.monotonic()) if file in self._ends else None
@@ -304,10 +327,20 @@ class Engine:
         if not self._is_lasting:
             return await self._loader.load(endpoint, claims)
         try:
-            return await patient(lambda: self._loader.load(endpoint, claims))
+            return await patient(lambda: self._load_unless_cancelled(endpoint, claims))
         except UnreadableFileError as error:
             log.error("job file cannot be read any more; what was to be sent of it is dead", error=str(error))
             return [self._gone(claim, str(error)) for claim in claims]
+
+    async def _load_unless_cancelled(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
+        """Nobody waits for the payloads of a cancelled file. Raises as `Loader.load` does, and UnreadableFileError for these."""
+        try:
+            return await self._loader.load(endpoint, claims)
+        except MissingFolderError as error:
+            file = await self.ledger.file(claims[0].file_id)
+            if file is not None and file.cancelled_at is not None:
+                raise UnreadableFileError(f"{error}; {file.name} is cancelled and not waited for") from error
+            raise
 
     def _gone(self, claim: Claim, message: str) -> Settled:
         return Settled(
@@ -341,6 +374,8 @@ class Engine:
         self._grow(queue, change.jobs * ((change.state in OUTSTANDING_STATES) - (change.prior in OUTSTANDING_STATES)))
         if change.state is State.SUBMITTED:
             self._submitted[endpoint] += change.jobs
+        if (change.prior, change.state) == (State.AMBIGUOUS, State.SUCCEEDED) and queue.file_id in self._files:
+            self.found[queue.file_id] += change.jobs
         if change.state in FINAL_STATES and change.prior in OUTSTANDING_STATES and queue.file_id in self._ends:
             self._ends[queue.file_id].add(change.jobs, self.clock.monotonic())
         if change.prior is State.SUBMITTED:
@@ -361,8 +396,8 @@ class Engine:
 
     def outstanding_limit(self, endpoint: EndpointName) -> int:
         """How many jobs of the lane may wait for a result now."""
-        if self.settings.max_outstanding is not None:
-            return self.settings.max_outstanding
+        if (most := self.max_outstanding[endpoint]) is not None:
+            return most
         measured = self._settled[endpoint].measured(self.clock.monotonic())
         return outstanding_limit(measured, self.settings.request_ttl_seconds, OUTSTANDING_FLOOR)
 

@@ -39,6 +39,12 @@ class LedgerHeldError(DispatcherError):
     exit_status = 3
 
 
+class SpoolHeldError(DispatcherError):
+    """Another process serves the spool."""
+
+    exit_status = 3
+
+
 class LedgerFaultError(DispatcherError):
     """The ledger or its disk failed; no later write may be trusted, so the process stops."""
 

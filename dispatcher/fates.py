@@ -20,7 +20,7 @@ import structlog
 from msgspec import Struct
 
 from dispatcher.identity import filename, inference_id, input_key, output_path_extension
-from dispatcher.interfaces import Clock, Completions, Fault, Found, Ledger, Stager
+from dispatcher.interfaces import HIDDEN, Clock, Completions, Fault, Found, Ledger, Stager
 from dispatcher.metrics import Metrics
 from dispatcher.model import (
     EndpointName,
@@ -40,7 +40,8 @@ from dispatcher.model import (
     Transport,
 )
 from dispatcher.polling import ASK_AGAIN_SECONDS, Pace
-from dispatcher.search import Roots, Search, side_by_side
+from dispatcher.search import Roots, Search, Sought, side_by_side
+from dispatcher.sight import Sight
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +71,10 @@ def ignore(calls: int, found: int) -> None:
     """For looks that nobody keeps a budget of."""
 
 
+def ignore_sight(endpoint: EndpointName) -> None:
+    """For looks that nobody waits to make."""
+
+
 class Doubts(Struct, frozen=True):
     """What came of a look at ambiguous jobs: whether S3 could say something of each, and how many must stay ambiguous until
     a receipt shows where their outputs are.
@@ -93,11 +98,16 @@ class Fates:
         doubt_cap_seconds: float,
         files: Mapping[FileId, NewFile],
         chosen_keys: bool,
+        chance: Callable[[], float],
     ) -> None:
         """`stager` is None where staged inputs are not to be deleted. `files` gains an entry with every job file taken up."""
         self._ledger = ledger
         self._completions = completions
         self._search = Search(completions)
+        self.sight = Sight(clock=clock, metrics=metrics, chance=chance)
+        """Whether there is any use in looking."""
+        self.seen: Callable[[EndpointName], None] = ignore_sight
+        """Is told of an endpoint whose results can be looked for again; the tracker's."""
         self._roots = Roots()
         # A shard with a receipt that nobody has read yet, for an endpoint of which no root is known.
         self._shown: dict[EndpointName, tuple[QueueId, int]] = {}
@@ -121,16 +131,23 @@ class Fates:
 
     async def outputs(self, queue: Queue, jobs: Sequence[OpenJob], count: Count = ignore) -> list[OpenJob]:
         """Settles the jobs whose output is there. Returns those that surely have none."""
-        sought = await self._search.seek({job.key: job.receipt.output_location for job in jobs if job.receipt})
+        sought = await self._seek(queue, {job.key: job.receipt.output_location for job in jobs if job.receipt})
         count(sought.calls, len(sought.found))
         await self._settle(
             queue, [self._succeeded(job, sought.found[job.key]) for job in jobs if job.key in sought.found], jobs
         )
         return [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
 
+    async def _seek(self, queue: Queue, outputs: Mapping[JobKey, str]) -> Sought:
+        """Looks for outputs, and tells the endpoint's gate how that went."""
+        sought = await self._search.seek(outputs)
+        if self.sight.told(queue.endpoint, sought.fault, answered=sought.calls > 0):
+            self.seen(queue.endpoint)
+        return sought
+
     async def late(self, queue: Queue, jobs: Sequence[OpenJob]) -> None:
         """Counts the outputs of expired jobs whose results stand already; nothing changes any more."""
-        sought = await self._search.seek({job.key: job.receipt.output_location for job in jobs if job.receipt})
+        sought = await self._seek(queue, {job.key: job.receipt.output_location for job in jobs if job.receipt})
         for key, found in sought.found.items():
             self._metrics.late_result()
             log.warning("result came late", endpoint=queue.endpoint, line=key.line, output_location=found.uri)
@@ -145,7 +162,9 @@ class Fates:
             without_output = await self.outputs(queue, failed)
             if not await self._fail(queue, [(job, sought.found[job.key]) for job in without_output]):
                 postpone(self._clock.now() + ASK_AGAIN_SECONDS)
-        return [job for job in jobs if job.key not in sought.found and job.key not in sought.unasked]
+        # Outputs were looked for, and answered: a bucket of failures in which there never was one may well hide that.
+        hidden = sought.fault is not None and sought.fault.code == HIDDEN
+        return [job for job in jobs if job.key not in sought.found and (hidden or job.key not in sought.unasked)]
 
     def _may_fail(self, queue: Queue, job: OpenJob, postpone: Postpone) -> bool:
         """A failure object alone never settles a job whose other submission may still succeed."""
@@ -292,7 +311,7 @@ class Fates:
             # All of the shard that is due, so that one LIST tells of it.
             jobs = await self._doubtful(queue, shard)
         names = {job.key: filename(inference_id(file.run_id, job.key.line)) for job in jobs}
-        sought = await self._search.seek({key: folder + name for key, name in names.items()} if folder else {})
+        sought = await self._seek(queue, {key: folder + name for key, name in names.items()} if folder else {})
         await self._settle(
             queue, [self._succeeded(job, sought.found[job.key]) for job in jobs if job.key in sought.found], jobs
         )

@@ -101,6 +101,8 @@ def _size(job: JobLine, file: JobFile, rules: LineRules) -> int | LineError:
     match job.payload:
         case LocationPayload():
             return 0
+        case PathPayload() if file.cancelled_at is not None:
+            return 0  # never sent, so that a folder of payloads that is missing does not keep the file from its end
         case PathPayload(path):
             size = measure(file.payload_root, path, rules.payload_max_bytes)
             return size if isinstance(size, LineError) else size_problem(size, job.transport, rules) or size

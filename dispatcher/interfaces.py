@@ -201,6 +201,10 @@ class Fault(Struct, frozen=True, kw_only=True):
     retry_after_seconds: float | None = None
 
 
+HIDDEN = "ListAndHeadDenied"
+"""A Fault's code: LIST is denied in this bucket, and nothing shows that objects may be read, so that a 403 says nothing."""
+
+
 class FileSlice(Struct, frozen=True):
     """Payload bytes on disk: `length` bytes of `path` from `offset`. Opened at the moment it is sent, never held in memory."""
 
@@ -274,7 +278,9 @@ class Completions(Protocol):
         """Lists a folder (a URI that ends in `/`; `s3://` or `https://` as receipts have it), at most 2 pages of 1,000."""
 
     async def look(self, location: str) -> Found | Fault | None:
-        """HEAD. None: not there. A 403 is None as well where a probe of this bucket showed that LIST is denied (S3 hides a 404 so)."""
+        """HEAD. None: not there. S3 hides a 404 in a 403 where LIST is denied: this is None where another object of the bucket
+        could be read of late, else a Fault with the code HIDDEN.
+        """
 
     async def read(self, location: str, max_bytes: int) -> bytes | Fault | None:
         """GET of at most the first `max_bytes` bytes. None: not there."""

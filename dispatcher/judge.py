@@ -44,6 +44,9 @@ HINTS = {
     FailureReason.BUCKET: "check that the staging bucket exists and its key may be used",
     FailureReason.STAGING_NOT_SET: "jobs wait that can only go by S3: set --staging s3://bucket/prefix",
 }
+STAGING_HINTS = HINTS | {
+    FailureReason.ACCESS_DENIED: "grant s3:PutObject on the staging prefix, with tags s3:PutObjectTagging, and the use of its key",
+}
 
 
 class Judge:
@@ -166,7 +169,7 @@ class Judge:
         gate, what = (self.staging_gate, "s3 route") if staging else (self.gate, "lane")
         if gate.failure(fault.reason, self._paths.clock.monotonic()):
             self._series.paused(fault.reason)
-            hint = HINTS.get(fault.reason, "jobs wait; a probe tries again")
+            hint = (STAGING_HINTS if staging else HINTS).get(fault.reason, "jobs wait; a probe tries again")
             said = {"reason": fault.reason, "code": fault.code, "message": fault.message, "hint": hint}
             log.warning(f"{what} paused", endpoint=self._endpoint, **said)
 

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
+import structlog
 from msgspec import Struct
 
 from dispatcher.attempt import Job, Paths, Taken, attempt
@@ -39,6 +40,8 @@ from dispatcher.model import (
 )
 from dispatcher.windows import Flow
 
+log = structlog.get_logger(__name__)
+
 CLAIM_BATCH = 64
 PARKED_MAX = 1_000
 """Jobs that may wait for a closed S3 route while inline ones pass them by; then the lane waits as a whole."""
@@ -48,7 +51,13 @@ FULL_SECONDS = 0.5
 """How often a lane with enough under way, or with a full ledger, looks whether it still has."""
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+OVERDUE_SECONDS = 5.0
+"""So long a job that is not sent because its file's deadline has passed is not claimed again."""
+LATE_SECONDS = 0.001
+"""Whoever waits for a deadline wakes so much after it, not before it."""
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What bounds a lane on the wire; None: no limit of our own."""
 
     min_in_flight: float
@@ -143,8 +152,16 @@ class Lane:
 
     def hold(self, *, held: bool) -> None:
         """An operator pauses the lane, or lets it go on; what is claimed already is still sent."""
+        if held is self._held:
+            return
         self._held = held
         self._wake.set()
+        if held:
+            self._series.paused(FailureReason.OPERATOR)
+            log.info("lane paused", endpoint=self.endpoint, reason=FailureReason.OPERATOR)
+        else:
+            self._series.resumed(FailureReason.OPERATOR)
+            log.info("lane resumed", endpoint=self.endpoint, was=FailureReason.OPERATOR)
 
     def limit(self, limits: Limits) -> None:
         """New limits, from now on."""
@@ -168,6 +185,11 @@ class Lane:
     def window(self) -> float:
         """How many attempts may be on the wire now."""
         return self._flow.window.size
+
+    @property
+    def in_flight(self) -> int:
+        """How many attempts are on the wire now."""
+        return self._flow.in_flight
 
     @property
     def paused(self) -> list[FailureReason]:
@@ -298,9 +320,17 @@ class Lane:
         async with self._door:
             while isinstance(step := self._let_out(job), Wait):
                 self._room.clear()
-                with anyio.move_on_after(step.seconds):
+                with anyio.move_on_after(self._until_deadline(job, step.seconds)):
                     await self._room.wait()
             return step
+
+    def _until_deadline(self, job: Job, seconds: float | None) -> float | None:
+        """So long, but no longer than the job may still be sent."""
+        deadline_at = job.origin.deadline_at
+        if deadline_at is None:
+            return seconds
+        left = max(0.0, deadline_at - self._paths.clock.now()) + LATE_SECONDS
+        return left if seconds is None else min(seconds, left)
 
     def _let_out(self, job: Job) -> Released | Wait | None:
         """The one place that decides whether a job goes out now: None, and it is counted as sent; or back; or not yet."""
@@ -336,10 +366,15 @@ class Lane:
             self._series.waited(max(0.0, self._paths.clock.now() - job.origin.taken_at))
 
     def _hold_back(self, job: Job) -> Released | None:
-        """Whether the job must go back unsent: we stop, the gate closed since it was claimed, or its route is closed."""
+        """Whether the job must go back unsent: we stop, its file's deadline has passed, or its gate or its route is closed."""
         clock, gate = self._paths.clock, self._judge.staging_gate
         if self._stopping:
             return Released(key=job.key, due_at=0.0, reason=FailureReason.SHUTDOWN, unsent=True)
+        deadline_at = job.origin.deadline_at
+        if deadline_at is not None and deadline_at <= clock.now():
+            # Whoever keeps the deadlines ends it there; it is not to be claimed again before that.
+            due_at = clock.now() + OVERDUE_SECONDS
+            return Released(key=job.key, due_at=due_at, reason=FailureReason.RESULT_MISSING, unsent=True)
         if self._judge.gate.reason is not None and job.key != self._probe:
             return Released(key=job.key, due_at=clock.now(), reason=self._judge.gate.reason, unsent=True)
         if not self._is_parked_route(job) or gate.reason is None or clock.monotonic() >= gate.probe_at:

@@ -91,7 +91,12 @@ class Loader:
             # What was allowed when the line was accepted stays allowed, whatever the settings say now.
             rules=LineRules(endpoint=endpoint, allowed_endpoints=frozenset([endpoint]), staging=True),
             place=Place(data_path=file.data_path, payload_root=file.payload_root, spill_folder=self._spill_folder),
-            origin=Origin(folder=output_folder(file.name, file.run_id), run_id=file.run_id, taken_at=file.taken_at),
+            origin=Origin(
+                folder=output_folder(file.name, file.run_id),
+                run_id=file.run_id,
+                taken_at=file.taken_at,
+                deadline_at=file.deadline_at,
+            ),
             ttl_max_seconds=self._ttl_max_seconds(file),
             ready_at=self._clock.monotonic(),
         )

@@ -11,6 +11,7 @@ Over 300 lines because the table of all metrics stands beside the one object tha
 """
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import partial
@@ -221,7 +222,7 @@ PAUSED = Definition(
     "lane_paused",
     "gauge",
     ("endpoint", "reason"),
-    "1 while the endpoint's lane, or its S3 route, is paused for this reason, else 0.",
+    "1 while the endpoint's lane, its S3 route or the looks for its results are paused for this reason, else 0.",
 )
 WAL = Definition(
     "ledger_wal_bytes",
@@ -303,6 +304,8 @@ class EndpointMetrics:
         self.outstanding_limit = families.outstanding_limit.labels(name)
         self._jobs = {state: families.jobs.labels(name, state) for state in State}
         self._paused = {reason: families.paused.labels(name, reason) for reason in PAUSE_REASONS}
+        # How many parts of the lane stand still for each reason.
+        self._pauses: Counter[FailureReason] = Counter()
         self._queue_wait = families.queue_wait.labels(name)
 
     def entered(self, state: State, jobs: int = 1) -> None:
@@ -314,12 +317,14 @@ class EndpointMetrics:
         self._queue_wait.observe(seconds)
 
     def paused(self, reason: FailureReason) -> None:
-        """The lane, or its S3 route, stands still. `reason` is one of PAUSE_REASONS; several may hold at once."""
+        """The lane, its S3 route or its looks for results stand still. `reason` is one of PAUSE_REASONS; several may hold at once."""
+        self._pauses[reason] += 1
         self._paused[reason].set(1)
 
     def resumed(self, reason: FailureReason) -> None:
-        """This reason holds no longer."""
-        self._paused[reason].set(0)
+        """This reason holds no longer for one of them."""
+        self._pauses[reason] -= 1
+        self._paused[reason].set(int(self._pauses[reason] > 0))
 
 
 class _EndpointFamilies(Struct, frozen=True):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from dispatcher.errors import UnreadableFileError, UsageError
+from dispatcher.errors import UnreadableFileError
 from dispatcher.interfaces import Ledger
 from dispatcher.model import JobFile
 from dispatcher.results import Results
+from dispatcher.status import named
 
 
 class Partial(Struct, frozen=True, kw_only=True):
@@ -23,15 +24,9 @@ class Partial(Struct, frozen=True, kw_only=True):
 
 async def write_partial(ledger: Ledger, results: Results, name: str | None, folder: Path) -> list[Partial]:
     """Writes what is final so far to `folder/<name>/`: of the job files of this name or run id, or (None) of all."""
-    return [await _write_partial(ledger, results, file, folder) for file in await _asked_for(ledger, name)]
-
-
-async def _asked_for(ledger: Ledger, name: str | None) -> list[JobFile]:
     files = await ledger.files()
-    asked = [file for file in files if name is None or name in (file.name, file.run_id)]
-    if name is not None and not asked:
-        raise UsageError(f"the ledger has no job file {name!r}; `status` without it shows those that there are")
-    return asked
+    asked = files if name is None else named(files, name)
+    return [await _write_partial(ledger, results, file, folder) for file in asked]
 
 
 async def _write_partial(ledger: Ledger, results: Results, file: JobFile, folder: Path) -> Partial:

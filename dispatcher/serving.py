@@ -1,6 +1,6 @@
 """The service: watches a folder, dispatches what is dropped there, gives each job file its results back, until it is told to stop.
 
-Start   signal handlers, spool, ledger (lock, check), recovery, clients, admin server, what lies in work/, inbox, ready
+Start   signal handlers, spool (lock), ledger (lock, check), recovery, clients, admin server, what lies in work/, inbox, ready
 Stop    readiness falls; nothing new is taken; no new claims, what is on the wire gets its durable outcome; the rest waits in
         the ledger; checkpoint. A second signal ends the process at once, which costs no more than a crash.
 
@@ -9,8 +9,10 @@ leaves at each step. Whatever part dies takes the process down: half a dispatche
 file's way through the service is read best in one place.
 """
 
+import asyncio
+import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ import anyio.to_thread
 import structlog
 from anyio import from_thread
 from anyio.abc import TaskGroup
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from dispatcher.admin.control import control_socket
@@ -28,12 +31,13 @@ from dispatcher.admin.server import DEFAULT_LISTEN, metrics_server
 from dispatcher.admin.systemd import notify
 from dispatcher.commands import answer
 from dispatcher.engine import Engine
-from dispatcher.errors import ChangedFileError, UnreadableFileError, UsageError
-from dispatcher.formats.disk import check_folder_of
+from dispatcher.errors import ChangedFileError, SpoolHeldError, UnreadableFileError, UsageError
+from dispatcher.formats.disk import check_folder_of, disk_fault
 from dispatcher.identity import RUN_ID_BYTES, run_id
+from dispatcher.ledger.lock import take_spool
 from dispatcher.model import Error, FailureReason, FileId, JobFile, State
 from dispatcher.replays import Replay, make_replay, original, unfinished
-from dispatcher.service import engine
+from dispatcher.service import HELD_SECONDS, engine
 from dispatcher.settings import Settings
 from dispatcher.signals import Stop, stop_on_signals
 from dispatcher.sources.disk import Disk, free_bytes, watch_disk
@@ -52,10 +56,14 @@ SMALL_FILES_AT_ONCE = 128
 READERS = 64
 """Small job files that are read side by side, and as many large ones: far from the 1,024 descriptors that a process may have."""
 PUBLISHERS = 4
-DEADLINE_SECONDS = 1.0
-"""How often it is looked whether a job file's deadline has passed."""
+DEADLINE_SECONDS = 0.5
+"""How often what came back, or was read, of a job file after its deadline is ended."""
+DEADLINE_SLEEP_SECONDS = 60.0
 PRUNE_ROWS = 1_000
 PRUNE_SECONDS = 60.0
+LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
+"""What a file system says that has no locks, as some network ones have none."""
+HELD_PAUSE_SECONDS = 0.05
 REPLAYS = ".replays"
 """Where in `work/` the job file of a replay is written, until it is one."""
 
@@ -65,9 +73,10 @@ async def serve(settings: Settings) -> int:
     with stop_on_signals() as stop:
         started = time.monotonic()
         folder = Folder(_spool(settings))
-        await anyio.to_thread.run_sync(folder.make)
         ledger = ledger_of(settings)
-        async with engine(settings, ledger, registry := CollectorRegistry()) as made, AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:
+            await _own(folder, stack)
+            made = await stack.enter_async_context(engine(settings, ledger, registry := CollectorRegistry()))
             disk = watch_disk(folder.spool, settings.disk_reserve_bytes, made.metrics.disk_has)
             service = Service(settings, made, folder, disk, stop)
             await stack.enter_async_context(control_socket(ledger, service.answer))
@@ -79,6 +88,31 @@ async def serve(settings: Settings) -> int:
             await service.run(started)
         log.info("stopped")
         return 0
+
+
+async def _own(folder: Folder, stack: AsyncExitStack) -> None:
+    """Makes the spool, if it is missing, and this process's own before anything that lies in it is looked at.
+
+    Raises SpoolHeldError after as much patience as a ledger gets: the last process may be about to end.
+    """
+    await anyio.to_thread.run_sync(folder.make)
+    end = time.monotonic() + HELD_SECONDS
+    while True:
+        try:
+            stack.callback(await anyio.to_thread.run_sync(take_spool, folder.spool))
+        except SpoolHeldError:
+            if time.monotonic() >= end:
+                raise
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise disk_fault("lock", str(folder.spool), error) from error
+            log.warning(
+                "this file system has no locks: see to it that no other service has this spool", error=str(error)
+            )
+            return
+        else:
+            return
+        await anyio.sleep(HELD_PAUSE_SECONDS)
 
 
 def ledger_of(settings: Settings) -> Path:
@@ -110,6 +144,8 @@ class Service:
         self._publishing: set[FileId] = set()
         # Files by the end of their time, until their results stand.
         self._open: dict[FileId, JobFile] = {}
+        # Set when a file was opened: its deadline may be the next. Waited for by the deadlines' task alone.
+        self._opened = asyncio.Event()
         # While files are taken: what brings them into the ledger, and the tasks that read them.
         self._taking: tuple[TaskGroup, Uptake] | None = None
         # One replay is made at a time: its number is free until the ledger has it.
@@ -168,7 +204,7 @@ class Service:
             ledger=self._made.ledger,
             clock=self._made.clock,
             settings=UptakeSettings(
-                payload_root=settings.payload_root or str(self._folder.inbox),
+                payload_root=self._payload_root(),
                 work_max_bytes=settings.work_max_bytes,
                 room_bytes=lambda: free_bytes(spool) - settings.disk_reserve_bytes,
                 deadline_seconds=settings.file_deadline_seconds,
@@ -181,6 +217,9 @@ class Service:
         known = {file.run_id: file for file in await self._made.ledger.files()}
         unpublished = {run for run, file in known.items() if file.published_at is None}
         lying = await anyio.to_thread.run_sync(self._folder.recover, unpublished)
+        strangers = sum(taken.run_id not in known for taken in lying)
+        if strangers:
+            log.info("job files lie in work/ that the ledger does not know; it is rebuilt from them", files=strangers)
         for taken in lying:
             file = known.get(taken.run_id)
             if file is None:
@@ -231,6 +270,7 @@ class Service:
 
     async def _read(self, file: JobFile) -> None:
         self._open[file.file_id] = file
+        self._opened.set()
         try:
             await patient(lambda: self._add(file))
         except (UnreadableFileError, ChangedFileError) as error:
@@ -238,7 +278,13 @@ class Service:
 
     async def _add(self, file: JobFile) -> None:
         await anyio.to_thread.run_sync(check_folder_of, file.data_path)
-        await self._made.add(await self._made.ledger.file(file.file_id) or file, self._reading.of(file.size_bytes))
+        read = await self._made.ledger.file(file.file_id) or file
+        # The folder of payloads is as set now, so that a wrong setting can be corrected for files that wait.
+        current = structs.replace(read, payload_root=self._payload_root())
+        await self._made.add(current, self._reading.of(file.size_bytes))
+
+    def _payload_root(self) -> str:
+        return self._settings.payload_root or str(self._folder.inbox)
 
     async def _give_up(self, file: JobFile, reason: str) -> None:
         """The file cannot be read to its end: what of it is not on its way ends here, what is gets its result."""
@@ -321,6 +367,9 @@ class Service:
             await anyio.to_thread.run_sync(self._folder.publish, file)
         await made.ledger.published(file.file_id, made.clock.now())
         await self._finish(file)
+        if file.rebuilt:
+            done, found = made.tally(file.file_id), made.found[file.file_id]
+            log.info("rebuilt job file is through", name=file.name, jobs=sum(done.values()), outputs_found=found)
         self._open.pop(file.file_id, None)
         made.forget(file.file_id)
 
@@ -340,12 +389,14 @@ class Service:
         log.info("job file finished", name=file.name, run_id=file.run_id, into=into)
 
     async def _end_overdue(self) -> None:
-        """Ends what is not submitted of files whose deadline has passed; again, since what was claimed then may have come
-        back, and what was not read yet been accepted.
+        """Ends what is not submitted of a file at its deadline; again, since what was claimed then may have come back, and
+        what was not read yet been accepted.
         """
         error = Error(FailureReason.RESULT_MISSING, "not submitted before the job file's deadline")
         while True:
-            await anyio.sleep(DEADLINE_SECONDS)
+            self._opened.clear()
+            with anyio.move_on_after(next_deadline(self._open.values(), self._made.clock.now())):
+                await self._opened.wait()
             now = self._made.clock.now()
             for file in overdue(list(self._open.values()), now):
                 if not self._made.tally(file.file_id)[State.ACCEPTED]:
@@ -363,6 +414,14 @@ class Service:
                 uptake.forget(before[gone])
                 self._made.pruned(gone)
             await anyio.sleep(min(PRUNE_SECONDS, max(1.0, retention_seconds)))
+
+
+def next_deadline(files: Iterable[JobFile], now: float) -> float:
+    """In how many seconds it is to be looked again whether a deadline has passed."""
+    deadlines = [file.deadline_at for file in files if file.deadline_at is not None]
+    # After a deadline what is left of its file comes back in little time.
+    waits = [DEADLINE_SECONDS if deadline_at <= now else deadline_at - now for deadline_at in deadlines]
+    return min([*waits, DEADLINE_SLEEP_SECONDS])
 
 
 def overdue(files: Sequence[JobFile], now: float) -> list[JobFile]:

@@ -17,11 +17,20 @@ from msgspec import Meta, Struct, field
 from dispatcher.errors import UsageError
 
 PREFIX = "DISPATCHER_"
+_IN_FILE = " in the settings file"
 
-_STAGING = r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/.*)?\Z"
+END = r"$(?!\n)"
+"""The end of a text in patterns, which Python and, by the JSON Schema, ECMAScript must read alike: that has no `\\Z`, and
+Python's `$` also stands before a last newline. For the same reason no pattern has a dot: the two differ in what it leaves out."""
 
-EndpointText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*\Z", max_length=63)]
-HeaderText = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?\Z")]
+_PORT = r"0*(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5]?[0-9]{1,4})"
+_LISTEN = rf"^(?:[^:\[\]]+|\[[^\[\]]+\]):{_PORT}" + END
+_STAGING = r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](?:/[^\n]*)?" + END
+
+EndpointText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9](?:-*[a-zA-Z0-9])*" + END, max_length=63)]
+HeaderText = Annotated[
+    str, Meta(min_length=1, max_length=1024, pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?" + END)
+]
 
 
 def _about(unit: str, reason: str) -> dict[str, str]:
@@ -81,7 +90,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     listen: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=_LISTEN)] | None,
         Meta(
             description="HOST:PORT for /metrics, /healthz and /readyz. `run` serves none unless it is set.",
             extra=_about("host:port", "metrics have no password, so nothing listens unasked"),
@@ -238,7 +247,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     staging_tags: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^[^=,]+=[^,]*\Z")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^[^=,]+=[^,]*" + END)], ...],
         Meta(
             description="key=value tags on staged inputs.",
             extra=_about("key=value", "only your rules know tags"),
@@ -246,7 +255,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ()
     bucket_owner: Annotated[
-        Annotated[str, Meta(pattern=r"^[0-9]{12}\Z")] | None,
+        Annotated[str, Meta(pattern=r"^[0-9]{12}" + END)] | None,
         Meta(
             description="Account that must own the staging bucket (ExpectedBucketOwner).",
             extra=_about("account id", "only you know it; set it, and a bucket of somebody else's is refused"),
@@ -254,7 +263,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     input_prefix: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^s3://.+\Z")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^s3://[^\n]+" + END)], ...],
         Meta(
             description="s3:// prefixes that a job's input_location may lie under. Default: any bucket.",
             extra=_about("s3:// URIs", "the endpoint's role decides what may be read; this narrows it further"),
@@ -465,7 +474,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], toml: Mapping[str
     for name in known:
         variable = PREFIX + name.upper()
         if toml and name in toml:
-            values[name] = (f"{name} in the settings file", toml[name])
+            values[name] = (name + _IN_FILE, toml[name])
         if environ.get(variable):
             values[name] = (variable, _split(name, environ[variable]))
         if flags.get(name) not in (None, ()):
@@ -473,16 +482,28 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], toml: Mapping[str
     settings = {}
     for name, (where, value) in values.items():
         try:
-            settings[name] = _convert(name, value)
+            settings[name] = _convert(name, value, is_text=not where.endswith(_IN_FILE))
         except msgspec.ValidationError as error:
             problems.append(f"{where}: {_reason(error)} (given: {value!r}). {_meta(name).description}")
+    made = Settings(**settings)
+    if not {"min_in_flight", "max_in_flight"} & (values.keys() - settings.keys()):
+        problems += _apart(made)
     if problems:
         raise UsageError("Settings cannot be used:\n" + "\n".join(f"  - {problem}" for problem in sorted(problems)))
-    return Settings(**settings)
+    return made
 
 
-def _convert(name: str, value: Any) -> Any:
-    one = msgspec.convert({name: value}, Settings, strict=False)
+def _apart(settings: Settings) -> list[str]:
+    """What is wrong with settings that are good each by itself."""
+    if settings.min_in_flight <= settings.max_in_flight:
+        return []
+    return [f"min_in_flight, {settings.min_in_flight:g}, is above max_in_flight, {settings.max_in_flight}: lower it"]
+
+
+def _convert(name: str, value: Any, *, is_text: bool) -> Any:
+    """Flags and variables are text, whatever is meant; TOML says itself what is a number, and `2.0` is a whole one."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    one = msgspec.convert({name: value}, Settings, strict=not (is_text or is_whole))
     return getattr(one, name)
 
 

@@ -1,7 +1,9 @@
-"""SIGINT and SIGTERM: the first asks to stop, the second ends the process at once.
+"""SIGINT, SIGTERM and SIGHUP: the first asks to stop, the second ends the process at once.
 
 A clean stop may take as long as the slowest thing in flight; whoever signals again does not want to wait for it. Then the
-process ends without another word, with 130 (SIGINT) or 143 (SIGTERM), as after a crash: the ledger is made for that.
+process ends without another word, with 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP), as after a crash: the ledger is made
+for that. SIGHUP comes when a terminal goes away: a stop must not fail for that it can say nothing there any more. Where it
+is ignored, as under nohup, it stays so.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
@@ -31,17 +33,29 @@ def stop_on_signals() -> Generator[Stop]:
     """
     stop = Stop()
     loop = asyncio.get_running_loop()
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def on_signal(number: int, _: FrameType | None) -> None:
         # Runs between two bytecodes of the main thread, so that the second signal works though the loop is stuck.
         if stop.signal is not None:
             os._exit(128 + number)
+        if number == signal.SIGHUP:
+            _silence(terminals)
         stop.signal = signal.Signals(number)
         loop.call_soon_threadsafe(stop.requested.set)
 
-    found = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    handled = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    found = {number: signal.signal(number, on_signal) for number in handled}
     try:
         yield stop
     finally:
         for number, handler in found.items():
             signal.signal(number, handler)
+
+
+def _silence(descriptors: list[int]) -> None:
+    """What is said on a terminal that may be gone goes nowhere from now on; writing to it would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from dispatcher.errors import UsageError
 from dispatcher.formats.resultlines import rfc3339
 from dispatcher.identity import inference_id
 from dispatcher.interfaces import Ledger
@@ -11,7 +12,9 @@ from dispatcher.model import FINAL_STATES, OUTSTANDING_STATES, FailureReason, Fi
 
 
 class FileStatus(Struct, frozen=True, kw_only=True):
-    """A job file. `eta_seconds`, at the rate of the last minute, is None where no process works on it, or nothing finished then."""
+    """A job file. `jobs_per_second` is how many came to their end over the last minute, `eta_seconds` how long the rest takes at
+    that rate; None where no process works on it, or nothing finished then.
+    """
 
     name: str
     run_id: str
@@ -30,24 +33,63 @@ class FileStatus(Struct, frozen=True, kw_only=True):
     outstanding: int
     outstanding_by_state: dict[str, int]
     age_seconds: float
+    jobs_per_second: float | None
     eta_seconds: float | None
 
 
+class LaneBounds(Struct, frozen=True, kw_only=True):
+    """What bounds an endpoint now. A rate of None: no limit of our own. Of `submitted` jobs, that wait for a result, there may be
+    `outstanding_limit`: as `max_outstanding` says or, where that is None, as the model's own pace allows.
+    """
+
+    in_flight: int
+    in_flight_window: float
+    min_in_flight: float
+    max_in_flight: float
+    requests_per_second: float | None
+    bytes_per_second: float | None
+    submitted: int
+    outstanding_limit: int
+    max_outstanding: int | None
+
+
 class LaneStatus(Struct, frozen=True, kw_only=True):
-    """An endpoint. `paused` names what keeps it, or its S3 route, from sending; None where no process works."""
+    """An endpoint. `paused` names what keeps it from sending, its S3 route, or looks for results; None, as `bounds`, where no
+    process works.
+    """
 
     endpoint: str
     outstanding: int
     oldest_age_seconds: float
     paused: list[FailureReason] | None
+    bounds: LaneBounds | None
+
+
+class Unreadable(Struct, frozen=True, kw_only=True):
+    """A job file that could not be read, so that no ledger knows it; its results say why."""
+
+    name: str
+    run_id: str
+    reason: str
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """Everything in one ledger. `owner` says whether a process works on it now."""
+    """Everything in one ledger, or one job file and the lanes that it is bound for. `owner` says whether a process works on it now.
+
+    `unreadable` is added by who knows the spool.
+    """
 
     owner: bool
     files: list[FileStatus]
     lanes: list[LaneStatus]
+    unreadable: list[Unreadable] = []
+
+
+class Cancelled(Struct, frozen=True):
+    """How many jobs ended so far; `reading`: what is still to be read of the file will end so as well."""
+
+    jobs: int
+    reading: bool
 
 
 class JobStatus(Struct, frozen=True, kw_only=True):
@@ -75,17 +117,34 @@ class Work(Struct, frozen=True):
 
     rate: Callable[[FileId], float | None]
     paused: Mapping[str, list[FailureReason]]
+    bounds: Mapping[str, LaneBounds]
 
 
-async def overview(ledger: Ledger, now: float, work: Work | None) -> Status:
-    """Everything; `work` is None where no process works on the ledger."""
+async def overview(ledger: Ledger, now: float, work: Work | None, name: str | None = None) -> Status:
+    """Everything, or the job file of this name or run id; `work` is None where no process works on the ledger.
+
+    Raises UsageError where there is no such file.
+    """
     files, tallies = await ledger.files(), _tallies(ledger)
     nothing = dict.fromkeys(State, 0)
+    lanes = _lanes(ledger, {file.file_id: file for file in files}, now, work)
+    if name is not None:
+        files = named(files, name)
+        bound = {queue.endpoint for file in files for queue in ledger.queues(file.file_id)}
+        lanes = [lane for lane in lanes if lane.endpoint in bound]
     return Status(
         owner=work is not None,
         files=[_file(file, tallies.get(file.file_id, nothing), now, work) for file in files],
-        lanes=_lanes(ledger, {file.file_id: file for file in files}, now, work),
+        lanes=lanes,
     )
+
+
+def named(files: list[JobFile], name: str) -> list[JobFile]:
+    """Those of this name or run id. Raises UsageError where there is none."""
+    found = [file for file in files if name in (file.name, file.run_id)]
+    if not found:
+        raise UsageError(f"the ledger has no job file {name!r}; `status` without it shows those that there are")
+    return found
 
 
 def tally_of(ledger: Ledger, file: FileId) -> dict[State, int]:
@@ -107,9 +166,13 @@ def _tallies(ledger: Ledger) -> dict[FileId, dict[State, int]]:
     return totals
 
 
-async def jobs_named(ledger: Ledger, id: str) -> list[JobStatus]:
-    """Every job with this id; several where several job files have it."""
-    files = {file.file_id: file for file in await ledger.files()}
+async def jobs_named(ledger: Ledger, id: str, name: str | None = None) -> list[JobStatus]:
+    """Every job with this id, of all job files or of those of this name or run id; several where several have it.
+
+    Raises UsageError where there is no such file.
+    """
+    known = await ledger.files()
+    files = {file.file_id: file for file in (known if name is None else named(known, name))}
     return [
         JobStatus(
             file=files[file].name,
@@ -129,6 +192,7 @@ async def jobs_named(ledger: Ledger, id: str) -> list[JobStatus]:
             error={"code": row.error.code, "message": row.error.message} if row.error else None,
         )
         for file, row in await ledger.find(id)
+        if file in files
     ]
 
 
@@ -148,6 +212,7 @@ def _file(file: JobFile, tally: dict[State, int], now: float, work: Work | None)
         outstanding=outstanding,
         outstanding_by_state={state.value: tally[state] for state in OUTSTANDING_STATES},
         age_seconds=round(max(0.0, now - file.taken_at), 3),
+        jobs_per_second=round(rate, 3) if rate else None,
         eta_seconds=round(outstanding / rate, 1) if rate else None,
         **{state.value: tally[state] for state in FINAL_STATES},
     )
@@ -155,6 +220,7 @@ def _file(file: JobFile, tally: dict[State, int], now: float, work: Work | None)
 
 def _lanes(ledger: Ledger, files: Mapping[FileId, JobFile], now: float, work: Work | None) -> list[LaneStatus]:
     outstanding: dict[str, int] = {}
+    bounds = work.bounds if work else {}
     oldest: dict[str, float] = {}
     for queue in ledger.queues():
         tally = ledger.tally(queue.queue_id)
@@ -162,12 +228,15 @@ def _lanes(ledger: Ledger, files: Mapping[FileId, JobFile], now: float, work: Wo
         outstanding[queue.endpoint] = outstanding.get(queue.endpoint, 0) + jobs
         if jobs:
             oldest[queue.endpoint] = min(oldest.get(queue.endpoint, now), files[queue.file_id].taken_at)
+    for endpoint in bounds:
+        outstanding.setdefault(endpoint, 0)
     return [
         LaneStatus(
             endpoint=endpoint,
             outstanding=jobs,
             oldest_age_seconds=round(now - oldest.get(endpoint, now), 3),
             paused=work.paused.get(endpoint, []) if work else None,
+            bounds=bounds.get(endpoint),
         )
         for endpoint, jobs in outstanding.items()
     ]

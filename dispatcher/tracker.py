@@ -54,7 +54,7 @@ class Watch(Struct, kw_only=True):
     way: never two at once. A failure that was found and must wait to be believed is looked at again at `again_at`.
     `looked_for_failures`: once the first results of a full shard were found, by this process or (`some_ended`) an earlier
     one, what is missing may well have failed. `looks` are those that S3 answered: a look for failures that it did not
-    answer is still to be made.
+    answer is still to be made. `held`: it was to be looked at while its endpoint's results could not be looked for.
     """
 
     key: ShardKey
@@ -74,6 +74,7 @@ class Watch(Struct, kw_only=True):
     looked_for_failures: bool = False
     some_ended: bool = False
     again_at: float = NEVER
+    held: bool = False
 
     @property
     def results_come(self) -> bool:
@@ -97,6 +98,7 @@ class Tracker:
         self._ledger = ledger
         self._fates = fates
         self._clock = clock
+        fates.seen = self._see_again
         self._watches: dict[ShardKey, Watch] = {}
         # Shards that are being looked at, and the event of that look's end.
         self._looked_at: dict[ShardKey, asyncio.Event] = {}
@@ -210,7 +212,12 @@ class Tracker:
             found=watch.found,
         )
         planned_at = next_look_at(progress, self._clock.now(), self._fates.pace(watch.endpoint).most_seconds)
-        watch.look_at = min(planned_at, watch.again_at)
+        probe_at = self._fates.sight.probe_at(watch.endpoint)
+        if probe_at is not None:
+            watch.look_at = max(probe_at, 0.0 if watch.held else planned_at)
+        else:
+            watch.look_at = self._clock.now() if watch.held else min(planned_at, watch.again_at)
+            watch.held = False
         heapq.heappush(self._schedule, (watch.look_at, watch.key))
         self._changed.set()
 
@@ -224,9 +231,21 @@ class Tracker:
                 continue
             look_at, key = heapq.heappop(self._schedule)
             watch = self._watches.get(key)
-            if watch is not None and watch.look_at == look_at and not watch.looking:
+            if watch is None or watch.look_at != look_at or watch.looking:
+                continue
+            if self._fates.sight.may_look(watch.endpoint):
                 watch.looking = True
                 await due.put(watch)
+            else:
+                watch.held = True
+                self._plan(watch)
+
+    def _see_again(self, endpoint: EndpointName) -> None:
+        """The endpoint's results can be looked for again: what waited for that is looked at now."""
+        for watch in self._watches.values():
+            if watch.endpoint == endpoint and watch.held:
+                self._plan(watch)
+        self._doubted.set()
 
     def _next_wait(self) -> float:
         if not self._schedule:
@@ -264,6 +283,7 @@ class Tracker:
         await self._fates.expire(queue, [job for job in missing if job.due_at <= now])
         watch.due_at = min((job.due_at for job in missing if job.due_at > now), default=watch.deadline_at)
         watch.unanswered = 0 if answered else watch.unanswered + 1
+        watch.held = self._fates.sight.reason(watch.endpoint) is not None
         watch.looks += answered
 
     def _may_have_failed(self, watch: Watch, missing: list[OpenJob], now: float) -> bool:

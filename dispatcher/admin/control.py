@@ -75,15 +75,32 @@ def _talker(answer: Answer) -> Callable[[asyncio.StreamReader, asyncio.StreamWri
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                line = await reader.readline()
-            writer.write(await _answered(line, answer) + b"\n")
+                line = await _request(reader)
+                said = _error(f"a request has at most {REQUEST_MAX_BYTES} bytes") if line is None else None
+            writer.write((said or await _answered(line or b"", answer)) + b"\n")
             await writer.drain()
-        except (TimeoutError, ValueError, ConnectionError):
-            pass  # whoever asks badly, or leaves, gets no answer; nothing was changed
+        except (TimeoutError, ConnectionError):
+            pass  # whoever does not ask, or leaves, gets no answer; nothing was changed
         finally:
             writer.close()
 
     return talk
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes | None:
+    """A line; None for one that is too long, which is read to its end (or as long as its writer may take) and thrown away:
+    who has not sent all of it does not hear the answer."""
+    too_long = False
+    while True:
+        try:
+            line = await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as error:
+            return None if too_long else error.partial
+        except asyncio.LimitOverrunError as error:
+            too_long = True
+            await reader.readexactly(error.consumed)
+        else:
+            return None if too_long else line
 
 
 async def _answered(line: bytes, answer: Answer) -> bytes:
@@ -91,7 +108,13 @@ async def _answered(line: bytes, answer: Answer) -> bytes:
         request = msgspec.json.decode(line, type=dict[str, Any])
         return msgspec.json.encode({"answer": await answer(request)})
     except (DispatcherError, msgspec.MsgspecError) as error:
-        return msgspec.json.encode({"error": str(error)})
+        return _error(str(error))
+    except (ValueError, RecursionError) as error:  # a path with a NUL; JSON that is nested for its own sake
+        return _error(f"the request cannot be answered: {error}")
+
+
+def _error(text: str) -> bytes:
+    return msgspec.json.encode({"error": text})
 
 
 class _short_name:  # noqa: N801  a context manager that reads as a function

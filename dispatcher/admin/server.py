@@ -5,6 +5,7 @@ every turn of the dispatcher's takes as long as all the answers that have come, 
 says nothing of that loop; `healthy` must.
 """
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import anyio
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from prometheus_client import CollectorRegistry
@@ -26,6 +28,8 @@ KEEPALIVE_SECONDS = 75.0
 """Longer than Prometheus's usual scrape interval, so that its connection lasts."""
 SHUTDOWN_SECONDS = 1.0
 
+_asked_badly = logging.getLogger("aiohttp.server.admin")
+_asked_badly.addFilter(lambda record: not _is_of_asker(record))
 
 T = TypeVar("T")
 
@@ -53,6 +57,11 @@ async def metrics_server(
                 await to_thread.run_sync(stack.close)
 
 
+def _is_of_asker(record: logging.LogRecord) -> bool:
+    """Whether a request that is no HTTP is all that it tells of."""
+    return record.exc_info is not None and isinstance(record.exc_info[1], HttpProcessingError)
+
+
 async def _entered(stack: ExitStack, context: AbstractContextManager[T]) -> T:
     """Enters what another thread has to begin, without keeping the loop waiting."""
     return await to_thread.run_sync(stack.enter_context, context)
@@ -69,6 +78,8 @@ async def _served(
     runner = web.AppRunner(
         _application(partial(_metrics, registry), ready, healthy),
         access_log=None,
+        # What it says of requests that are no HTTP, a line too long for instance, is the asker's fault and told to the asker.
+        logger=_asked_badly,
         handle_signals=False,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,

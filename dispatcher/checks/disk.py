@@ -42,6 +42,11 @@ def spool(settings: Settings) -> Findings:
     return _looked("spool", _spool, settings)
 
 
+def payloads(settings: Settings) -> Findings:
+    """The folder that job lines name payload files in, if one is set. Waits for the disk."""
+    return _looked("payloads", _payloads, settings)
+
+
 def sqlite() -> Findings:
     """The SQLite that Python has."""
     return [sqlite_version(sqlite3.sqlite_version_info)]
@@ -120,6 +125,17 @@ def _spool(settings: Settings) -> Findings:
     return [*found, *_one_system(folder)]
 
 
+def _payloads(settings: Settings) -> Findings:
+    if settings.payload_root is None:
+        return []
+    folder = Path(settings.payload_root)
+    if not folder.is_dir():
+        return [failed("payloads", f"{folder} is no folder that is there", "make or mount it, or correct payload_root")]
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return [failed("payloads", f"{folder} cannot be read by uid {os.getuid()}", "change its permissions")]
+    return [ok("payloads", f"{folder} is there")]
+
+
 # --- a folder ---------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +155,9 @@ def _writable(check: str, folder: Path) -> Finding:
     finally:
         for left in (name, renamed):
             _remove(left)
-    return ok(check, f"{folder} can be written to" if at == folder else f"{folder} can be made in {at}")
+    if at == folder.absolute():
+        return ok(check, f"{folder} is there and can be written to")
+    return ok(check, f"{folder} can be made in {at}")
 
 
 def _write(path: Path) -> None:

@@ -44,6 +44,7 @@ async def _local(settings: Settings) -> Findings:
         bounded("SQLite", in_thread(disk.sqlite)),
         bounded("ledger", in_thread(disk.ledger, settings), DISK_SECONDS),
         bounded("spool", in_thread(disk.spool, settings), DISK_SECONDS),
+        bounded("payloads", in_thread(disk.payloads, settings), DISK_SECONDS),
         bounded("listen", in_thread(disk.listen, settings)),
     )
 

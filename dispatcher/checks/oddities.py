@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from dispatcher.checks.findings import Findings, failed, ok, warning
+from dispatcher.checks.findings import Findings, ok, warning
 from dispatcher.settings import Settings
 
 _OF_STAGING = ("comparison_share", "staging_kms_key", "staging_tags", "bucket_owner")
@@ -31,8 +31,6 @@ RULES: tuple[tuple[Callable[[Settings], bool], str, str], ...] = (
 def odd_settings(settings: Settings) -> Findings:
     """What does not go together; one finding that all is well where nothing is odd."""
     found = [warning("settings", text, advice) for holds, text, advice in RULES if holds(settings)]
-    if settings.min_in_flight > settings.max_in_flight:
-        found.append(failed("settings", "min_in_flight is above max_in_flight", "lower it"))
     return found or [
         ok("settings", f"{changed(settings)} of {len(Settings.__struct_fields__)} are not at their default")
     ]

@@ -43,11 +43,16 @@ def _payload(path: str | None) -> bytes:
     if path is None:
         return b"{}"
     try:
-        data = Path(path).read_bytes()
+        # Looked at before it is opened: to open a pipe would wait for its writer.
+        if not Path(path).is_file():
+            raise UsageError(f"the payload {path} is not there, or no regular file")
+        with Path(path).open("rb") as file:
+            data = file.read(INLINE_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read the payload {path}: {error.strerror}") from error
     if not 0 < len(data) <= INLINE_MAX_BYTES:
-        raise UsageError(f"the payload {path} has {len(data)} bytes; the self-test takes 1 to {INLINE_MAX_BYTES}")
+        size = f"more than {INLINE_MAX_BYTES} bytes" if data else "no bytes"
+        raise UsageError(f"the payload {path} has {size}; the self-test takes 1 to {INLINE_MAX_BYTES}")
     return data
 
 

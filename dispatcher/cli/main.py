@@ -29,10 +29,12 @@ Exit status:
   0    every job succeeded (run --no-wait: every job is submitted)
   1    some jobs did not succeed, or lines were rejected
   2    usage or settings, or a job file that changed or cannot be read
-  3    another process holds the ledger
+  3    another process holds the ledger, or serves the spool
   4    the ledger or its disk failed
   5    the ledger is damaged
+  129  ended at once by a second SIGHUP; the same command goes on
   130  interrupted; the same command goes on
+  143  ended at once by a second SIGTERM; the same command goes on
 """
 
 

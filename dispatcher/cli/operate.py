@@ -1,8 +1,10 @@
 """`dispatcher cancel`, `dispatcher lane`: an operator's hand on a process that works."""
 
 import time
+from collections.abc import Callable
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -12,6 +14,9 @@ from dispatcher.cli.options import configure_logs, run_async, service_ledger, se
 from dispatcher.errors import UsageError
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.service import HELD_SECONDS
+from dispatcher.status import Cancelled
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _where(function: Any) -> Any:
@@ -32,30 +37,65 @@ def cancel(file: str, **where: Any) -> int:
     """Ends what is not yet submitted of the job file FILE (its name or run id) as `cancelled`; the rest gets its results."""
     settings = settings_from(where)
     configure_logs(settings, quiet=True)
-    jobs = run_async(_cancel(service_ledger(settings), file))
-    click.echo(f"{jobs} jobs cancelled", err=True)
+    done = run_async(_cancel(service_ledger(settings), file))
+    rest = " so far; what is still read of it ends cancelled as well" if done.reading else ""
+    click.echo(f"{done.jobs} jobs cancelled{rest}", err=True)
     return 0
+
+
+def _above_0(word: str | None = None, *, whole: bool = False) -> Callable[[str], Any]:
+    """Reads a finite number above 0; `word`, if any, takes the limit away."""
+    kind = "a whole number above 0" if whole else "a number above 0"
+    wanted = f"{kind}, or `{word}`" if word else kind
+
+    def read(text: str) -> Any:
+        if text == word:
+            return NONE
+        try:
+            number = int(text) if whole else float(text)
+        except ValueError:
+            number = 0
+        if not 0 < number < inf:
+            raise click.BadParameter(f"{text!r} is not {wanted}")
+        return number
+
+    return read
+
+
+NONE = "none"
+"""Stands for a limit that is taken away, since None is a flag that was not given."""
+
+
+def _limit(flag: str, metavar: str, read: Callable[[str], Any], text: str) -> Callable[[F], F]:
+    return click.option(flag, type=read, metavar=metavar, help=text)
 
 
 @click.command()
 @click.argument("endpoint")
 @click.option("--pause/--resume", "held", default=None, help="Claim nothing more for it until it is resumed; or go on.")
-@click.option("--max-in-flight", type=float, help="Attempts on the wire at once; not above what it was started with.")
-@click.option("--min-in-flight", type=float, help="The window never shrinks below this.")
-@click.option("--requests-per-second", type=float, help="0 takes the limit away.")
-@click.option("--bytes-per-second", type=float, help="0 takes the limit away.")
+@_limit("--max-in-flight", "N", _above_0(), "Attempts on the wire at once; not above what it was started with.")
+@_limit("--min-in-flight", "N", _above_0(), "The window never shrinks below this.")
+@_limit(
+    "--max-outstanding",
+    "N|auto",
+    _above_0("auto", whole=True),
+    "Jobs that may wait for a result; `auto`: as many as the model gets done within the TTL.",
+)
+@_limit("--requests-per-second", "X|none", _above_0("none"), "`none` takes the limit away.")
+@_limit("--bytes-per-second", "X|none", _above_0("none"), "`none` takes the limit away.")
 @_where
 def lane(endpoint: str, held: bool | None, **given: Any) -> int:
-    """Pauses or resumes the lane of ENDPOINT, or changes its limits, while the service runs. Prints the limits in force."""
+    """Pauses or resumes the lane of ENDPOINT, or changes its limits, while the service runs. Prints the limits in force.
+
+    Either all that is asked for is done or nothing. It lasts as long as the process: a restart begins with its settings, and
+    with no lane paused.
+    """
     where = {name: given.pop(name) for name in ("config", "spool", "output", "ledger")}
     settings = settings_from(where)
     configure_logs(settings, quiet=True)
-    ledger = service_ledger(settings)
-    limits = {name: (None if value == 0 else value) for name, value in given.items() if value is not None}
-    if held is not None:
-        run_async(_told(ledger, {"command": "lane", "endpoint": endpoint, "held": held}))
-    said = run_async(_told(ledger, {"command": "lane", "endpoint": endpoint, "limits": limits}))
-    click.echo(msgspec.json.encode(said).decode())
+    limits = {name: (None if value == NONE else value) for name, value in given.items() if value is not None}
+    request = {"command": "lane", "endpoint": endpoint, "held": held, "limits": limits}
+    click.echo(msgspec.json.encode(run_async(_told(service_ledger(settings), request))).decode())
     return 0
 
 
@@ -66,10 +106,10 @@ async def _told(ledger: Path, request: dict[str, Any]) -> Any:
     return said
 
 
-async def _cancel(ledger: Path, file: str) -> int:
+async def _cancel(ledger: Path, file: str) -> Cancelled:
     said = await ask(ledger, {"command": "cancel", "file": file})
     if said is not None:
-        return int(said)
+        return msgspec.convert(said, Cancelled)
     opened = await open_sqlite(ledger, patience_seconds=HELD_SECONDS)
     try:
         found = [
@@ -77,6 +117,6 @@ async def _cancel(ledger: Path, file: str) -> int:
         ]
         if len(found) != 1:
             raise UsageError(f"{len(found)} unfinished job files are named {file!r} in {ledger}")
-        return await opened.cancel(found[0].file_id, time.time())
+        return Cancelled(await opened.cancel(found[0].file_id, time.time()), not found[0].intake_done)
     finally:
         await opened.aclose()

@@ -58,7 +58,8 @@ def settings_from(flags: dict[str, Any]) -> Settings:
 
 def _settings_file(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
+        # Some editors begin a text with a byte order mark, which TOML does not know.
+        return tomllib.loads(Path(path).read_text("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read the settings file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

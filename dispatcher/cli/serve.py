@@ -1,5 +1,6 @@
 """`dispatcher serve`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,5 +19,10 @@ def serve(**flags: Any) -> int:
     if not settings.endpoints():
         raise UsageError(
             "the service needs an endpoint: set --endpoint, or --allow-endpoint for those that job lines name"
+        )
+    if settings.payload_root and not Path(settings.payload_root).is_dir():
+        raise UsageError(
+            f"the folder of payloads {settings.payload_root} is no folder that is there: make or mount it, or correct "
+            "payload_root (--payload-root)"
         )
     return run_async(serve_until_stopped(settings))

@@ -3,12 +3,15 @@
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial as partial_of
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 import click
 import msgspec
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +26,8 @@ from dispatcher.partials import Partial, write_partial
 from dispatcher.results import Results, run_of
 from dispatcher.settings import Settings
 from dispatcher.sources.names import marked
-from dispatcher.status import FileStatus, JobStatus, Status, jobs_named, overview
+from dispatcher.sources.unreadable import unreadable
+from dispatcher.status import FileStatus, JobStatus, LaneBounds, Status, jobs_named, overview
 
 T = TypeVar("T")
 
@@ -54,23 +58,25 @@ def status(
     watch: bool,
     interval: float,
 ) -> int:
-    """Says where job files and jobs are, whether a process works on them or not."""
+    """Says where job files and jobs are, whether a process works on them or not: all, or FILE (its name or run id) alone."""
     settings = settings_from({"output": output, "ledger": ledger, "spool": spool})
     configure_logs(settings, quiet=True)
     path = existing_ledger(settings, file)
+    name = None if file is None else "stdin" if file == "-" else Path(file).name
     if partial is not None:
-        _show_partial(settings, run_async(_partial(path, file, Path(partial).absolute())))
+        _show_partial(settings, run_async(_partial(path, name, Path(partial).absolute())))
         return 0
     if job is not None:
-        return _show_job(job, run_async(_jobs(path, job)), as_json=as_json)
-    run_async(_watch(path, interval if watch else None, as_json=as_json))
+        return _show_job(job, run_async(_jobs(path, job, name)), as_json=as_json)
+    look = partial_of(_overview, path, name, Path(settings.spool) if settings.spool else None)
+    run_async(_watch(look, interval if watch else None, as_json=as_json))
     return 0
 
 
-async def _watch(ledger: Path, interval: float | None, *, as_json: bool) -> None:
+async def _watch(look: Callable[[], Awaitable[Status]], interval: float | None, *, as_json: bool) -> None:
     """Shows it once; with an interval for ever."""
     while True:
-        said = await _overview(ledger)
+        said = await look()
         if interval is not None and not as_json:
             click.clear()  # on a terminal alone
         _show(said, as_json=as_json)
@@ -79,18 +85,26 @@ async def _watch(ledger: Path, interval: float | None, *, as_json: bool) -> None
         await anyio.sleep(interval)
 
 
-async def _overview(ledger: Path) -> Status:
-    return await _asked(ledger, {"command": "status"}, Status, lambda opened: overview(opened, time.time(), None))
+async def _overview(ledger: Path, name: str | None, spool: Path | None) -> Status:
+    """Of one file, if it is named, and what the spool alone knows."""
+    failed = await anyio.to_thread.run_sync(unreadable, spool) if spool else []
+    asked = [one for one in failed if name in (one.name, one.run_id)]
+    request = {"command": "status", "file": None if asked else name}
+    said = await _asked(
+        ledger, request, Status, lambda opened: overview(opened, time.time(), None, None if asked else name)
+    )
+    if asked:
+        return structs.replace(said, files=[], lanes=[], unreadable=asked)
+    known = {file.run_id for file in said.files}
+    return structs.replace(said, unreadable=[one for one in failed if name is None and one.run_id not in known])
 
 
-async def _jobs(ledger: Path, id: str) -> list[JobStatus]:
-    request = {"command": "status", "job": id}
-    return await _asked(ledger, request, list[JobStatus], lambda opened: jobs_named(opened, id))
+async def _jobs(ledger: Path, id: str, name: str | None) -> list[JobStatus]:
+    request = {"command": "status", "job": id, "file": name}
+    return await _asked(ledger, request, list[JobStatus], lambda opened: jobs_named(opened, id, name))
 
 
-async def _partial(ledger: Path, file: str | None, folder: Path) -> list[Partial]:
-    name = None if file is None else Path(file).name
-
+async def _partial(ledger: Path, name: str | None, folder: Path) -> list[Partial]:
     async def write(opened: Ledger) -> list[Partial]:
         return await write_partial(opened, Results(opened, SystemClock(), None, 0), name, folder)
 
@@ -151,7 +165,18 @@ def _show(status: Status, *, as_json: bool) -> None:
         click.echo(msgspec.json.encode(status).decode())  # flushes, for whoever reads a --watch
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("job file", "lines", "rejected", "accepted", "final", "outstanding", "age", "ETA", "results"):
+    for name in (
+        "job file",
+        "lines",
+        "rejected",
+        "accepted",
+        "final",
+        "outstanding",
+        "age",
+        "jobs/s",
+        "ETA",
+        "results",
+    ):
         table.add_column(name, justify="left" if name in ("job file", "results") else "right")
     for file in status.files:
         table.add_row(*_cells(file))
@@ -160,14 +185,31 @@ def _show(status: Status, *, as_json: bool) -> None:
     for lane in status.lanes:
         paused = f"; paused: {', '.join(lane.paused)}" if lane.paused else ""
         oldest = f", the oldest for {lane.oldest_age_seconds:.0f} s" if lane.outstanding else ""
-        console.print(f"{lane.endpoint}: {lane.outstanding} outstanding{oldest}{paused}", highlight=False)
+        bounds = f"; {_bounds(lane.bounds)}" if lane.bounds else ""
+        console.print(f"{lane.endpoint}: {lane.outstanding} outstanding{oldest}{paused}{bounds}", highlight=False)
+    for one in status.unreadable:
+        console.print(f"{one.name} could not be read, see failed/: {one.reason}", highlight=False, markup=False)
     console.print("a process works on this" if status.owner else "no process works on this", highlight=False)
+
+
+def _bounds(now: LaneBounds) -> str:
+    window = (
+        f"{now.in_flight} in flight, window {now.in_flight_window:g} ({now.min_in_flight:g} to {now.max_in_flight:g})"
+    )
+    requests = f"{_rate(now.requests_per_second)} requests/s, {_rate(now.bytes_per_second)} bytes/s"
+    most = "auto" if now.max_outstanding is None else "set"
+    return f"{window}; {requests}; {now.submitted} wait for a result, limit {now.outstanding_limit} ({most})"
+
+
+def _rate(limit: float | None) -> str:
+    return "any number of" if limit is None else f"at most {limit:g}"
 
 
 def _cells(file: FileStatus) -> list[str]:
     final = {state: getattr(file, state) for state in ("succeeded", "failed", "expired", "dead", "cancelled")}
     said = ", ".join(f"{count} {state}" for state, count in final.items() if count) or "0"
+    rate = f"{file.jobs_per_second:.1f}" if file.jobs_per_second is not None else "–"
     eta = f"{file.eta_seconds:.0f} s" if file.eta_seconds is not None else "–"
     reading = "+" if file.reading else ""
     numbers = [f"{file.lines}{reading}", str(file.rejected), str(file.accepted), said, str(file.outstanding)]
-    return [file.name, *numbers, f"{file.age_seconds:.0f} s", eta, "written" if file.published_at else "–"]
+    return [file.name, *numbers, f"{file.age_seconds:.0f} s", rate, eta, "written" if file.published_at else "–"]

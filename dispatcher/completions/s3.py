@@ -2,7 +2,8 @@
 
 An object that is not there is a 404 only for a caller that may LIST its bucket; to others S3 says 403. So after a 403 each
 bucket is probed once, by a LIST of one key in the object's folder; a probe and every later listing tell what a 403 means
-in that bucket.
+in that bucket. Where LIST is denied, it means "not there" only while an object of the bucket, the latest one that could be
+read, still can be: else all of it may be denied, and nothing was looked for.
 """
 
 import asyncio
@@ -11,17 +12,20 @@ from functools import partial
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
+from msgspec.structs import replace
 
 from dispatcher.aws.calls import QUIET, Calls, Operation, Request
 from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
 from dispatcher.aws.faults import code_of, protocol_fault, status_of
 from dispatcher.aws.listings import LISTED, Entry
 from dispatcher.aws.locations import BadLocation, Location, parse_folder, parse_location, split_folder
-from dispatcher.interfaces import Fault, FaultKind, Found, Listing
+from dispatcher.interfaces import HIDDEN, Fault, FaultKind, Found, Listing
 from dispatcher.model import FailureReason
 
 PAGES_MAX = 2
 CHUNK_BYTES = 1 << 16
+PROOF_SECONDS = 20.0
+"""So long after an object could be read, it is believed that objects of its bucket can be."""
 
 T = TypeVar("T")
 
@@ -30,7 +34,8 @@ class S3Completions:
     """Completions on a client of S3 that `dispatcher.aws.clients` has prepared.
 
     `_list_denied` says of each bucket that was listed or probed whether LIST was denied; only this class reads and
-    writes it. `_probing` lets one probe run at a time, so that a burst of 403 makes one request.
+    writes it. `_proofs` has of each bucket whose LIST is denied an object that could be read since, and when (on the loop's
+    clock). `_probing` lets one probe run at a time, so that a burst of 403 makes one request.
     """
 
     def __init__(self, client: Any, *, deadline: Deadline = DEFAULT_DEADLINE, calls: Calls = QUIET) -> None:
@@ -38,6 +43,7 @@ class S3Completions:
         self._deadline = deadline
         self._calls = calls
         self._list_denied: dict[str, bool] = {}
+        self._proofs: dict[str, tuple[Location, float]] = {}
         self._probing = asyncio.Lock()
 
     async def list_folder(self, folder: str) -> Listing | Fault:
@@ -74,10 +80,35 @@ class S3Completions:
         bound: Request[T] = partial(request, at)
         missing = partial(self._is_missing, at.bucket)
         outcome = await self._calls.find(operation, self._deadline.seconds(size_bytes), bound, missing)
-        if not _is_hidden(outcome) or at.bucket in self._list_denied:
-            return outcome
-        probe = await self._probe(at)
-        return probe if isinstance(probe, Fault) else (None if self._list_denied[at.bucket] else outcome)
+        if isinstance(outcome, Fault):
+            return await self._explained(at, outcome) if outcome.reason is FailureReason.ACCESS_DENIED else outcome
+        if outcome is not None and self._list_denied.get(at.bucket, False):
+            self._proofs[at.bucket] = at, asyncio.get_running_loop().time()
+        return outcome
+
+    async def _explained(self, at: Location, denied: Fault) -> Fault | None:
+        """What a 403 means in this bucket: None for "not there"."""
+        probe = None if at.bucket in self._list_denied else await self._probe(at)
+        if isinstance(probe, Fault) or not self._list_denied[at.bucket]:
+            return probe or denied
+        return None if await self._is_readable(at.bucket) else replace(denied, code=HIDDEN)
+
+    async def _is_readable(self, bucket: str) -> bool:
+        """Whether the latest object of the bucket that could be read still can be."""
+        async with self._probing:
+            if bucket not in self._proofs or self._is_proven(bucket):
+                return bucket in self._proofs
+            known, _ = self._proofs[bucket]
+            found = await self._calls.send("HeadObject", self._deadline.seconds(0), partial(self._head, known))
+            if isinstance(found, Fault):
+                self._proofs.pop(bucket, None)
+                return False
+            self._proofs[bucket] = known, asyncio.get_running_loop().time()
+            return True
+
+    def _is_proven(self, bucket: str) -> bool:
+        proof = self._proofs.get(bucket)
+        return proof is not None and asyncio.get_running_loop().time() - proof[1] < PROOF_SECONDS
 
     async def _probe(self, at: Location) -> Fault | None:
         """Finds out whether the bucket's LIST is denied. A Fault where that could not be learnt."""
@@ -91,7 +122,7 @@ class S3Completions:
     def _is_missing(self, bucket: str, error: ClientError) -> bool:
         if code_of(error) in {"404", "NoSuchKey", "NotFound"}:
             return True
-        return code_of(error) in {"403", "AccessDenied", "Forbidden"} and self._list_denied.get(bucket, False)
+        return code_of(error) in {"403", "AccessDenied", "Forbidden"} and self._is_proven(bucket)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -102,6 +133,7 @@ class S3Completions:
         page = await self._calls.send("ListObjectsV2", self._deadline.seconds(), request)
         if not isinstance(page, Fault):
             self._list_denied[folder.bucket] = False
+            self._proofs.pop(folder.bucket, None)
         elif page.reason is FailureReason.ACCESS_DENIED:
             self._list_denied[folder.bucket] = True
         return page
@@ -170,10 +202,6 @@ async def _bounded(body: Any, max_bytes: int) -> AsyncIterator[bytes]:
 def _found(bucket: str, entry: Entry) -> Found:
     key, size_bytes, modified_at = entry
     return Found(f"s3://{bucket}/{key}", size_bytes, modified_at)
-
-
-def _is_hidden(outcome: object) -> bool:
-    return isinstance(outcome, Fault) and outcome.reason is FailureReason.ACCESS_DENIED
 
 
 def _unreadable(bad: BadLocation) -> Fault:

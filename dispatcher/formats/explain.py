@@ -117,7 +117,7 @@ def _type_problem(name: str, value: bytes) -> str | None:
     if name in _TEXT and not value.startswith(b'"'):
         quote = "; put it in quotes" if name == "id" and _kind(value) == "a number" else ""
         return f"must be a string, not {_kind(value)}{quote}"
-    if name in _NUMBERS and not _is_whole_number(value):
+    if name in _NUMBERS and not _is_number(value):
         return "must be a whole number of seconds (not quoted, no fraction), and not a huge one"
     if name == "transport" and value not in _TRANSPORTS:
         return "must be 'inline' or 's3', or left out"
@@ -128,9 +128,9 @@ def _kind(value: bytes) -> str:
     return _KINDS.get(value[0], "a number")
 
 
-def _is_whole_number(value: bytes) -> bool:
+def _is_number(value: bytes) -> bool:
     try:
-        msgspec.json.decode(value, type=int)
+        msgspec.json.decode(value, type=float)
     except msgspec.MsgspecError:
         return False
     return True

@@ -46,9 +46,9 @@ def header_problem(value: str) -> str | None:
     return "travels in a request header; use printable ASCII characters, without a space at either end"
 
 
-def seconds_problem(value: int, allowed: range) -> str | None:
-    if value in allowed:
-        return None
+def seconds_problem(value: float, allowed: range) -> str | None:
+    if allowed[0] <= value <= allowed[-1]:
+        return None if value == int(value) else "must be a whole number of seconds"
     return f"is out of range; use a whole number from {allowed[0]} to {allowed[-1]}"
 
 

@@ -164,13 +164,17 @@ def _job(raw: RawJob, rules: LineRules) -> JobLine | LineError:
         raw.content_type,
         raw.accept,
         raw.custom_attributes,
-        raw.request_ttl_seconds,
-        raw.invocation_timeout_seconds,
+        _whole(raw.request_ttl_seconds),
+        _whole(raw.invocation_timeout_seconds),
         _wanted(raw),
         bytes(raw.metadata) if raw.metadata else None,
         payload,
         size_bytes,
     )
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)
 
 
 def _wanted(raw: RawJob) -> Transport | None:

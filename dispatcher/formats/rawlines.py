@@ -21,7 +21,10 @@ from dispatcher.formats.faults import LineError, field_error, shown
 
 
 class RawJob(Struct, forbid_unknown_fields=True, gc=False):
-    """None is a field that is absent or null; an empty Raw is one that is absent (null is a payload, and metadata)."""
+    """None is a field that is absent or null; an empty Raw is one that is absent (null is a payload, and metadata).
+
+    Seconds are whole, and may be written `60.0`: to JSON that is the same number, and to a JSON Schema an integer.
+    """
 
     payload: Raw = Raw()
     metadata: Raw = Raw()
@@ -34,8 +37,8 @@ class RawJob(Struct, forbid_unknown_fields=True, gc=False):
     accept: str | None = None
     custom_attributes: str | None = None
     transport: Literal["inline", "s3"] | None = None
-    request_ttl_seconds: int | None = None
-    invocation_timeout_seconds: int | None = None
+    request_ttl_seconds: int | float | None = None
+    invocation_timeout_seconds: int | float | None = None
 
 
 _DECODER = msgspec.json.Decoder(RawJob)

@@ -60,7 +60,8 @@ def corrupt(ledger: Path, finding: str) -> LedgerCorruptError:
     """The ledger's file is damaged."""
     return LedgerCorruptError(
         f"the ledger {ledger} is damaged ({finding}); keep a copy of it and of its -wal file, then restore a backup, or "
-        f"try `sqlite3 {ledger} .recover` into a new file"
+        f"try `sqlite3 {ledger} .recover` into a new file; a service may also start without it: with the ledger and its -wal "
+        "file moved away, one is rebuilt from what lies in work/ and from the outputs"
     )
 
 

@@ -12,14 +12,14 @@ from msgspec import Meta
 from dispatcher.formats import fields
 from dispatcher.model import Transport
 from dispatcher.schemas.settings import DIALECT, plain
-from dispatcher.settings import EndpointText, HeaderText
+from dispatcher.settings import END, EndpointText, HeaderText
 
 PAYLOADS = ("payload", "payload_base64", "payload_path", "input_location")
 
-_BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-_ID = r"^[^\u0000-\u001f\u007f-\u009f]*$"
-_LOCATION = r"^s3://[ -.0-~]+/[ -~]*[!-~]$"
-_PATH = r"^(?!/)(?!(?:[^\u0000]*/)?\.\.(?:/|$))[^\u0000]+$"
+_BASE64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?" + END
+_ID = r"^[^\u0000-\u001f\u007f-\u009f]*" + END
+_LOCATION = r"^s3://[ -.0-~]+/[ -~]*[!-~]" + END
+_PATH = rf"^(?!/)(?!(?:[^\u0000]*/)?\.\.(?:/|{END}))[^\u0000]+" + END
 
 _Id = Annotated[str, Meta(min_length=1, max_length=fields.ID_MAX_CHARS, pattern=_ID)]
 _Location = Annotated[str, Meta(max_length=fields.HEADER_MAX_CHARS, pattern=_LOCATION)]

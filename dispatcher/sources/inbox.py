@@ -17,6 +17,7 @@ from contextlib import aclosing
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -27,7 +28,7 @@ from msgspec import Struct
 from dispatcher.identity import RUN_ID_BYTES, run_id
 from dispatcher.interfaces import Clock
 from dispatcher.sources.folder import Folder, NotTaken, Taken, entry_of
-from dispatcher.sources.names import is_job_file
+from dispatcher.sources.names import SUFFIXES, is_job_file, is_like_job_file
 from dispatcher.sources.settling import Entry, Look, Settling
 
 log = structlog.get_logger(__name__)
@@ -40,13 +41,23 @@ COST_SHARE = 4
 """After a scan, so many times its own duration pass before the next."""
 EVENT_STEP_MS = 50
 NAMED_MAX = 10
+LEFT_MAX = 1_000
+"""What is left alone is remembered by name, to be told once; beyond so many it is not looked at."""
+
+
+class LeftAlone(NamedTuple):
+    """What lies in the inbox, looks like a job file, and will never be taken."""
+
+    name: str
+    why: str
 
 
 class Sight(Struct, frozen=True):
-    """One scan of the inbox. `identity` changes when another folder lies at its path."""
+    """One scan of the inbox. `identity` changes when another folder lies at its path. `left` has at most LEFT_MAX."""
 
     entries: list[Entry]
     identity: tuple[int, int]
+    left: Sequence[LeftAlone] = ()
 
 
 class Inbox:
@@ -83,6 +94,7 @@ class Inbox:
         self._is_lost = False
         self._is_deaf = False
         self._refused: set[str] = set()
+        self._left: set[str] = set()
 
     async def run(self, accept: Callable[[list[Taken]], Awaitable[None]]) -> None:
         """Hands every file over, in batches of at most BATCH, until it is cancelled. Raises DiskFaultError, and what `accept` does.
@@ -117,6 +129,7 @@ class Inbox:
         self._rested_at = ended_at + max(GAP_SECONDS, COST_SHARE * (ended_at - began_at))
         self._found(sight.identity)
         self._refused &= {entry.name for entry in sight.entries}
+        self._leave(sight.left)
         return self._settling.observe(sight.entries, began_at, ended_at)
 
     async def _hand_over(self, ready: Sequence[Entry], accept: Callable[[list[Taken]], Awaitable[None]]) -> None:
@@ -155,6 +168,14 @@ class Inbox:
         if len(new) > NAMED_MAX:
             log.error("and other job files", files=len(new) - NAMED_MAX)
 
+    def _leave(self, left: Sequence[LeftAlone]) -> None:
+        new = [one for one in left if one.name not in self._left]
+        self._left = {one.name for one in left}
+        for one in new[:NAMED_MAX]:
+            log.warning("left alone in the inbox: never taken", name=ascii(one.name), why=one.why)
+        if len(new) > NAMED_MAX:
+            log.warning("and others left alone in the inbox", files=len(new) - NAMED_MAX)
+
     # --- file events --------------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
@@ -163,31 +184,48 @@ class Inbox:
                 try:
                     await self._hear(lambda: self._hinted.set())
                 except* Exception as errors:
-                    # Whatever ails the events, the scans go on.
-                    self._deafen(errors.exceptions[0])
+                    # Whatever ails the events, the scans go on: the next one at once, for what the lost event told.
+                    self._deafen(_first(errors))
+                    self._hinted.set()
             await anyio.sleep(self._scan_seconds)
 
     def _deafen(self, error: Exception) -> None:
         if not self._is_deaf:
             self._is_deaf = True
-            log.info("no file events; the inbox is scanned all the same", error=str(error)[:200])
+            log.info("file events failed; begun again, and the inbox is scanned all the same", error=str(error)[:200])
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    """The first error that is no group."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def scan(inbox: Path) -> Sight:
-    """The oldest WATCHED_MAX job files of the inbox. Raises OSError where the folder, or nothing in it, can be looked at."""
+    """The oldest WATCHED_MAX job files of the inbox, and what looks like one and is left alone.
+
+    Raises OSError where the folder, or nothing in it, can be looked at.
+    """
     found = inbox.stat()
     troubled: list[OSError] = []
+    left: list[LeftAlone] = []
     with os.scandir(inbox) as listing:
-        named = (_look_at(entry, troubled) for entry in listing if is_job_file(entry.name))
+        named = (_look_at(entry, troubled, left) for entry in listing if is_like_job_file(entry.name))
         entries = heapq.nsmallest(WATCHED_MAX, filter(None, named))
     if troubled and not entries:
         raise troubled[0]
-    return Sight(entries, (found.st_dev, found.st_ino))
+    return Sight(entries, (found.st_dev, found.st_ino), left)
 
 
-def _look_at(entry: "os.DirEntry[str]", troubled: list[OSError]) -> Entry | None:
+def _look_at(entry: "os.DirEntry[str]", troubled: list[OSError], left: list[LeftAlone]) -> Entry | None:
     try:
-        return entry_of(entry.name, entry.stat(follow_symlinks=False))
+        found = entry_of(entry.name, entry.stat(follow_symlinks=False))
+        why = "its name does not end in " + ", ".join(SUFFIXES) if found else "it is no regular file"
+        if found is not None and is_job_file(entry.name):
+            return found
+        if len(left) < LEFT_MAX:
+            left.append(LeftAlone(entry.name, why))
+        return None
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -32,12 +32,18 @@ NAME_MAX_BYTES = 255 - len("-") - 16 - len(COPY_SUFFIX + ".part")
 """A file name has at most 255 bytes, and the longest form of ours is that of a copy while it is written."""
 _HASH_CHARACTERS = 8
 _REPLAYS = re.compile(rf"(?:{_REPLAY})+", re.DOTALL)
+_LIKE = re.compile(r".*\.(?:jsonl|ndjson)(?:\.(?:gz|gzip|zst|zstd|bz2|xz|zip|lz4))?", re.DOTALL | re.IGNORECASE)
 _UNCLEAN = {"Cc", "Cs", "Zl", "Zp"}
 
 
 def is_job_file(name: str) -> bool:
     """Whether the inbox takes a file of this name."""
     return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def is_like_job_file(name: str) -> bool:
+    """Whether who gave a file this name meant a job file; not for what is hidden or, by another suffix, still being written."""
+    return not name.startswith(".") and _LIKE.fullmatch(name) is not None
 
 
 def clean(name: str) -> str:

@@ -10,7 +10,7 @@ from moto.server import ThreadedMotoServer
 
 from dispatcher.aws.clients import ClientSettings, clients
 from dispatcher.completions.s3 import S3Completions
-from dispatcher.interfaces import Completions, Fault, FaultKind, Found, Listing
+from dispatcher.interfaces import HIDDEN, Completions, Fault, FaultKind, Found, Listing
 from dispatcher.model import FailureReason
 from dispatcher.sandbox.process import Sandbox, start_sandbox
 from tests.scripted import aws_environment
@@ -141,14 +141,31 @@ async def test_where_list_is_denied_a_hidden_object_is_not_there(sandbox: Sandbo
         completions = S3Completions(opened.s3)
         uri = await put(opened.s3, "denied/a.out")
         sandbox.patch(list_denied=True)
-        assert await completions.look(f"s3://{BUCKET}/denied/none.out") is None
+        assert getattr(await completions.look(f"s3://{BUCKET}/denied/none.out"), "code", None) == HIDDEN
         assert isinstance(await completions.look(uri), Found)
+        assert await completions.look(f"s3://{BUCKET}/denied/none.out") is None
         listing = await completions.list_folder(f"s3://{BUCKET}/denied/")
         assert isinstance(listing, Fault)
         assert listing.reason is FailureReason.ACCESS_DENIED
         sandbox.reset_counts()
         assert await completions.read(f"s3://{BUCKET}/denied/none.out", 10) is None
         assert "list" not in {name for name, count in _requests(sandbox).items() if count}, "the probe is remembered"
+
+
+@pytest.mark.parametrize("readable", [False, True])
+async def test_where_list_is_denied_a_proof_that_is_old_is_made_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, readable: bool
+) -> None:
+    monkeypatch.setattr("dispatcher.completions.s3.PROOF_SECONDS", 0.0)
+    async with clients(ClientSettings(max_in_flight=8)) as opened:
+        completions = S3Completions(opened.s3)
+        uri = await put(opened.s3, "revoked/a.out")
+        sandbox.patch(list_denied=True)
+        await completions.look(f"s3://{BUCKET}/revoked/none.out")
+        assert isinstance(await completions.look(uri), Found)
+        sandbox.patch(faults=[] if readable else [{"operation": "head", "kind": "access_denied"}])
+        hidden = await completions.look(f"s3://{BUCKET}/revoked/none.out")
+        assert getattr(hidden, "code", None) == (None if readable else HIDDEN)
 
 
 def _requests(sandbox: Sandbox) -> dict[str, Any]:

@@ -60,6 +60,9 @@ def _end(world: World, row: JobRow, taken: list[Acceptance]) -> list[str]:
         return []
     if row.state is State.CANCELLED:
         return [] if (world.cancelled(row) and row.receipt is None) else ["cancelled, and nobody did"]
+    if row.state is State.EXPIRED and row.receipt is None and row.key not in world.ledger.settled_at:
+        # Ended by its file's deadline, before it was submitted.
+        return []
     at = world.ledger.settled_at[row.key][-1]
     named = [
         one.receipt

@@ -43,6 +43,33 @@ async def test_before_the_deadline_a_doubt_is_sent_again() -> None:
     assert world.total(State.SUCCEEDED) == 1
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+async def test_nothing_is_sent_after_the_deadline_though_it_was_claimed_before(seconds: float) -> None:
+    world = World(Plan(requests_per_second=20.0))
+    began = world.clock.now()
+    file = await world.add("jobs.jsonl", [Line()] * 100, deadline_at=began + seconds)
+    sent_at: list[float] = []
+    world.weather.invoke = lambda _: sent_at.append(world.clock.now())
+    async with world.process() as process:
+        with pytest.raises(TimeoutError):
+            await process.until(lambda: False, within=seconds + 3.0)
+        assert world.total(State.CLAIMED) == 0
+        await world.ledger.end_unsent(file.file_id, State.EXPIRED, world.clock.now(), OVERDUE)
+        await process.finished()
+    assert world.total(State.EXPIRED) == 100 - len(world.service.sends) == 100 - world.total(State.SUCCEEDED)
+    assert (len(sent_at) > 0) == (seconds > 0)
+    assert all(at <= began + seconds + 0.02 for at in sent_at)
+
+
+async def test_a_job_at_the_door_goes_back_at_the_deadline() -> None:
+    world = World(Plan(requests_per_second=0.001))
+    await world.add("jobs.jsonl", [Line()] * 4, deadline_at=world.clock.now() + 5.0)
+    async with world.process() as process:
+        await process.until(lambda: world.total(State.SUCCEEDED) == 1)
+        await process.until(lambda: world.total(State.CLAIMED) == 0, within=6.0)
+    assert len(world.service.sends) == 1
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_ending_what_is_unsent_never_meets_a_look_at_a_doubt(seed: int) -> None:
     world = World(Plan(seed=seed, doubt_cap_seconds=1.0))

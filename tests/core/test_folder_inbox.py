@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.model import RunId
 from dispatcher.sources.folder import NotTaken, Taken
-from dispatcher.sources.inbox import BATCH, Inbox, Sight
+from dispatcher.sources.inbox import BATCH, Inbox, LeftAlone, Sight
 from dispatcher.sources.settling import Entry
 from tests.core.service import LoopClock
 
@@ -35,6 +35,7 @@ class Shore:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.identity = (1, 1)
+        self.left: list[LeftAlone] = []
         self.error: OSError | None = None
         self.scan_seconds = 0.0
         self.stuck: set[str] = set()
@@ -51,7 +52,7 @@ class Shore:
         await anyio.sleep(self.scan_seconds)
         if self.error:
             raise self.error
-        return Sight(list(self.entries), self.identity)
+        return Sight(list(self.entries), self.identity, self.left)
 
     async def take(self, ready: Sequence[Entry]) -> tuple[list[Taken], list[NotTaken]]:
         await anyio.lowlevel.checkpoint()
@@ -232,9 +233,19 @@ async def test_another_folder_at_the_same_path_is_watched_anew() -> None:
 
 async def test_events_that_fail_are_tried_again_and_told_once() -> None:
     shore = Shore()
-    shore.deaf = RuntimeError("watch limit reached")
+    shore.deaf = ExceptionGroup("a group", [ExceptionGroup("another", [RuntimeError("watch limit reached")])])
     with capture_logs() as logs:
         async with watched(shore):
             await anyio.sleep(4 * SCAN + 1.0)
     assert len(shore.heard) == 5
-    assert len(logs) == 1
+    assert [line["error"] for line in logs] == ["watch limit reached"]
+
+
+async def test_what_is_left_alone_is_told_once_and_not_without_bound() -> None:
+    shore = Shore()
+    shore.left = [LeftAlone(f"{number}.JSONL", "its name") for number in range(30)]
+    with capture_logs() as logs:
+        async with watched(shore):
+            await anyio.sleep(10 * SCAN)
+    assert [line.get("name") for line in logs[:2]] == ["'0.JSONL'", "'1.JSONL'"]
+    assert (len(logs), logs[-1]["files"]) == (11, 20)

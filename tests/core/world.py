@@ -60,6 +60,7 @@ from tests.core.service import STAGING, LoopClock, Service, Weather
 MODEL = EndpointName("model")
 UNSENT_STATES = (State.ACCEPTED, State.CLAIMED, State.AMBIGUOUS)
 BATCH = 500
+OVERDUE = Error(FailureReason.RESULT_MISSING, "not submitted before the job file's deadline")
 
 
 class Line(Struct, frozen=True, kw_only=True):
@@ -354,6 +355,7 @@ class Process:
             doubt_cap_seconds=world.plan.doubt_cap_seconds,
             files=self.files,
             chosen_keys=world.plan.chosen_keys,
+            chance=world.random.random,
         )
         self.tracker = Tracker(ledger=world.ledger, fates=self.fates, clock=world.clock)
         self.paths = Paths(invoker=world.service, stager=stager, clock=world.clock)
@@ -375,8 +377,18 @@ class Process:
     def start(self, tasks: TaskGroup, *, look: bool) -> None:
         self._tasks = tasks
         tasks.start_soon(lambda: self.tracker.run(look=look))
+        tasks.start_soon(self._keep_deadlines)
         for queue in self.world.ledger.queues():
             self._lane(queue.endpoint).offer(queue)
+
+    async def _keep_deadlines(self) -> None:
+        """Ends what was not submitted of a file by its deadline; while there is such a file, or this would never rest."""
+        while any(file.deadline_at is not None for file in self.files.values()):
+            await anyio.sleep(0.5)
+            now = self.world.clock.now()
+            for number, file in list(self.files.items()):
+                if file.deadline_at is not None and file.deadline_at <= now:
+                    await self.world.ledger.end_unsent(number, State.EXPIRED, now, OVERDUE)
 
     def on_changes(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -483,7 +495,12 @@ class Process:
             return _gone(claim, self.world.clock.now())
         return Job(
             claim=claim,
-            origin=Origin(folder=output_folder(file.name, file.run_id), run_id=file.run_id, taken_at=file.taken_at),
+            origin=Origin(
+                folder=output_folder(file.name, file.run_id),
+                run_id=file.run_id,
+                taken_at=file.taken_at,
+                deadline_at=file.deadline_at,
+            ),
             endpoint=line.endpoint,
             inference_id=name,
             payload=None if claim.transport is Transport.REFERENCE else payload(name, line),

@@ -81,6 +81,16 @@ async def test_there_is_nothing_else(registry: CollectorRegistry, http: ClientSe
     assert response.status == 404
 
 
+async def test_a_request_that_is_no_http_is_refused_and_not_logged(
+    registry: CollectorRegistry, http: ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with metrics_server(ANYWHERE, registry, lambda: True) as address:
+        response = await http.get(f"http://{address}/{'x' * 20_000}")
+        again = await http.get(f"http://{address}/healthz")
+    assert (response.status, again.status) == (400, 200)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_ready_and_healthy_are_asked_each_time(registry: CollectorRegistry, http: ClientSession) -> None:
     ready, healthy = [False, True], [True, False]
     async with metrics_server(ANYWHERE, registry, lambda: ready.pop(0), lambda: healthy.pop(0)) as address:

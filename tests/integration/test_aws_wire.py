@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from dispatcher.aws.clients import Clients, ClientSettings, clients
 from dispatcher.aws.deadlines import Deadline
 from dispatcher.completions.s3 import S3Completions
-from dispatcher.interfaces import Fault, FaultKind, FileSlice, Invocation
+from dispatcher.interfaces import HIDDEN, Fault, FaultKind, FileSlice, Invocation
 from dispatcher.model import EndpointName, FailureReason, InferenceId, Receipt
 from dispatcher.transports.choosing import Kind
 from tests.scripted import (
@@ -364,5 +364,5 @@ async def test_a_burst_of_hidden_objects_makes_one_probe(monkeypatch: pytest.Mon
     async with against(monkeypatch, answers(403)) as (opened, server):
         completions = S3Completions(opened.s3)
         found = await asyncio.gather(*(completions.look(f"s3://bkt/x/{index}") for index in range(4)))
-    assert found == [None] * 4
+    assert [one.code for one in found if isinstance(one, Fault)] == [HIDDEN] * 4
     assert [heard.method for heard in server.heard].count("GET") == 1

@@ -133,5 +133,7 @@ def test_what_could_not_be_deleted_is_named(bad: Report, sandbox: Sandbox) -> No
 
 
 def test_a_payload_that_cannot_be_sent_is_a_usage_error(tmp_path: Path) -> None:
+    endless = dispatch(tmp_path, None, "check", "--self-test", "--self-test-payload", "/dev/zero")
+    assert (endless.status, "no regular file" in endless.err) == (2, True), endless.said
     ended = dispatch(tmp_path, None, "check", "--self-test", "--self-test-payload", "absent.json")
     assert (ended.status, "absent.json" in ended.err) == (2, True), ended.said

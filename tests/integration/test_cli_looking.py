@@ -72,7 +72,8 @@ def test_status_of_an_idle_ledger_tells_files_and_jobs(tmp_path: Path, sandbox: 
     (file,) = status["files"]
     assert (file["lines"], file["rejected"], file["accepted"], file["succeeded"]) == (6, 2, 4, 4)
     assert status["owner"] is False
-    assert status["lanes"] == [{"endpoint": ENDPOINT, "outstanding": 0, "oldest_age_seconds": 0.0, "paused": None}]
+    nothing = {"outstanding": 0, "oldest_age_seconds": 0.0, "paused": None, "bounds": None}
+    assert status["lanes"] == [{"endpoint": ENDPOINT, **nothing}]
 
 
 def test_status_finds_a_job_by_its_id(tmp_path: Path, sandbox: Sandbox) -> None:

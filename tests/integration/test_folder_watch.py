@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.clock import SystemClock
 from dispatcher.sources.folder import Folder, Taken
-from dispatcher.sources.inbox import BATCH, events, open_inbox
+from dispatcher.sources.inbox import BATCH, events, open_inbox, scan
 
 MANY = int(os.environ.get("FOLDER_TEST_FILES", "5000"))
 
@@ -126,6 +126,36 @@ async def test_events_tell_of_a_new_file(folder: Folder) -> None:
                 with anyio.move_on_after(0.1):
                     await hinted.wait()
         tasks.cancel_scope.cancel()
+
+
+async def test_a_name_that_is_no_utf8_breaks_the_watch_and_it_is_begun_again(folder: Folder) -> None:
+    landed, odd = Landed(), os.fsencode(folder.inbox) + b"/odd-\xff.jsonl"
+    with capture_logs() as logs:
+        async with watched(folder, landed.accept, scan_seconds=0.3):
+            while not logs:
+                os.close(os.open(odd, os.O_CREAT | os.O_WRONLY))
+                with anyio.move_on_after(0.2):
+                    await landed.wait_for(len(landed.taken) + 1)
+            (folder.inbox / "next.jsonl").write_text("")
+            with anyio.fail_after(20.0):
+                while "next.jsonl" not in await landed.wait_for(len(landed.taken)):
+                    await landed.wait_for(len(landed.taken) + 1)
+    told = [line for line in logs if line["event"].startswith("file events failed")]
+    assert ["odd-" in line["error"] for line in told] == [True]
+
+
+def test_what_looks_like_a_job_file_and_is_left_alone_is_seen_with_the_reason(folder: Folder) -> None:
+    for name in ("UPPER.JSONL", "a.jsonl.bz2", "a.png", ".hidden.jsonl", "a.jsonl.part", "a.jsonl.tmp", "good.jsonl"):
+        (folder.inbox / name).write_text("")
+    (folder.inbox / "link.jsonl").symlink_to(folder.inbox / "good.jsonl")
+    (folder.inbox / "dir.jsonl").mkdir()
+    os.mkfifo(folder.inbox / "fifo.jsonl")
+    seen = scan(folder.inbox)
+    assert [one.name for one in seen.entries] == ["good.jsonl"]
+    assert {one.name: one.why.partition(" ")[0] for one in seen.left} == {
+        **dict.fromkeys(["UPPER.JSONL", "a.jsonl.bz2"], "its"),
+        **dict.fromkeys(["link.jsonl", "dir.jsonl", "fifo.jsonl"], "it"),
+    }
 
 
 async def test_a_folder_without_events_fails_instead_of_waiting(folder: Folder) -> None:

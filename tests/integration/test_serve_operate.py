@@ -187,7 +187,7 @@ def test_a_lane_is_paused_resumed_and_limited_while_it_runs(tmp_path: Path, sand
         assert sandbox.counts()["open_requests"].get("invoke", 0) <= 2
         operate(service.spool, "lane", ENDPOINT, "--max-in-flight", "8")
         assert "there is no lane" in operate(service.spool, "lane", "nobody", "--pause", code=2).err
-        assert "cannot be" in operate(service.spool, "lane", ENDPOINT, "--max-in-flight", "-1", code=2).err
+        assert "cannot be" in operate(service.spool, "lane", ENDPOINT, "--max-in-flight", "0.5", code=2).err
         service.spool.until_finished("a.jsonl")
         service.stop()
     assert audit(jobs, service.spool.results("a.jsonl"), sandbox).repeated == 0

@@ -116,6 +116,35 @@ def test_an_outage_of_s3_is_waited_for(tmp_path: Path, sandbox: Sandbox) -> None
     assert (books.states(), books.repeated) == ({"succeeded": 65}, 0)
 
 
+@pytest.mark.parametrize("denied", [("list", "head"), ("list", "head", "get")])
+def test_a_denied_output_bucket_is_said_and_waited_for(
+    tmp_path: Path, sandbox: Sandbox, denied: tuple[str, ...]
+) -> None:
+    jobs = numbered(1_200)
+    gauge = ("dispatcher_lane_paused", ENDPOINT, "access_denied")
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("before.jsonl", numbered(20))
+        service.spool.until_finished("before.jsonl")
+        sandbox.patch(faults=[{"operation": operation, "kind": "access_denied"} for operation in denied])
+        service.spool.drop("a.jsonl", jobs)
+        service.until_said("results cannot be looked for")
+        assert status(service.spool)["lanes"][0]["paused"] == ["access_denied"]
+        assert samples(service)[gauge] == 1
+        eventually(lambda: accepted(sandbox) == 1_220, 30.0)
+        heads = sum(sandbox.counts()["requests"].get("head", {}).values())
+        assert heads < 100, "one probe at a time"
+        sandbox.patch(faults=[])
+        service.until_said("results can be looked for again", 40.0)
+        service.spool.until_finished("a.jsonl", seconds=15.0)
+        assert samples(service)[gauge] == 0
+        assert status(service.spool)["lanes"][0]["paused"] == []
+        said = [event for event in service.events() if event["event"] == "results cannot be looked for"]
+        service.stop()
+    assert [("s3:ListBucket" in str(event["hint"]), event["reason"]) for event in said] == [(True, "access_denied")]
+    books = audit_all({"before.jsonl": numbered(20), "a.jsonl": jobs}, service.spool, sandbox)
+    assert books["a.jsonl"].states() == {"succeeded": 1_200}
+
+
 def test_a_job_file_that_vanishes_from_work_ends_with_what_was_sent(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(faults=[SLOW])
     jobs = numbered(600)
@@ -150,6 +179,19 @@ def test_what_is_not_submitted_by_the_deadline_expires(tmp_path: Path, sandbox: 
     assert set(states) == {"succeeded", "expired"}
     assert states["succeeded"] == accepted(sandbox)
     assert states["expired"] > 200
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1.0])
+def test_nothing_of_a_job_file_is_sent_after_its_deadline(tmp_path: Path, sandbox: Sandbox, seconds: float) -> None:
+    jobs = numbered(300)
+    flags = ("--requests-per-second", "50", "--file-deadline-seconds", str(seconds))
+    with serving(tmp_path, sandbox, *flags) as service:
+        service.spool.drop("a.jsonl", jobs)
+        service.spool.until_finished("a.jsonl")
+        service.stop()
+    books = audit(jobs, service.spool.results("a.jsonl"), sandbox)
+    assert books.states().get("succeeded", 0) == accepted(sandbox)
+    assert books.states()["expired"] >= 300 - 100 * seconds - 10, "more than the rate allows until then"
 
 
 def test_what_is_old_goes_from_ledger_results_and_done(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -59,7 +59,7 @@ def hears(process: Child, line: str) -> None:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_asks_to_stop_and_says_which(loop: str, number: signal.Signals) -> None:
     with child(CLEAN.format(loop=loop)) as process:
         hears(process, "ready")
@@ -70,7 +70,7 @@ def test_the_first_signal_asks_to_stop_and_says_which(loop: str, number: signal.
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("second", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("second", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_second_signal_ends_the_process_though_the_loop_is_stuck(
     first: signal.Signals, second: signal.Signals, status: int
 ) -> None:
@@ -117,3 +117,12 @@ async def test_nothing_is_requested_before_a_signal() -> None:
         await asyncio.sleep(0)
         assert not stop.requested.is_set()
         assert stop.signal is None
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    with child(CLEAN.format(loop="asyncio"), "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as process:
+        hears(process, "ready")
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        hears(process, "SIGTERM")
+        assert process.wait() == 0

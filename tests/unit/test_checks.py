@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from dispatcher.admin.server import metrics_server
 from dispatcher.aws.probes import Answer, Sdk
 from dispatcher.checks import account, lessons
-from dispatcher.checks.disk import OLDEST_SQLITE, listen, sqlite_version, system_finding
+from dispatcher.checks.disk import OLDEST_SQLITE, listen, payloads, spool, sqlite_version, system_finding
 from dispatcher.checks.everything import Report
 from dispatcher.checks.findings import Finding, Findings, Verdict, bounded, failed, in_thread, ok, unknown, warning
 from dispatcher.checks.lessons import composition, duplicate, refusal
@@ -102,11 +102,27 @@ def test_the_clock_is_judged_by_the_best_answer(ahead: list[float], verdict: Ver
         (Settings(collect_max_bytes=1), Verdict.WARNING),
         (Settings(spool="spool"), Verdict.WARNING),
         (Settings(spool="spool", retention_seconds=1.0), Verdict.OK),
-        (Settings(min_in_flight=65), Verdict.FAILED),
     ],
 )
 def test_settings_that_do_not_go_together(settings: Settings, verdict: Verdict) -> None:
     assert {finding.verdict for finding in odd_settings(settings)} == {verdict}
+
+
+def test_a_folder_of_payloads_that_is_none_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in ("/nope", str(tmp_path / "file")):
+        (finding,) = payloads(Settings(payload_root=root))
+        assert (finding.verdict, root in finding.text) == (Verdict.FAILED, True)
+    assert [one.verdict for one in payloads(Settings(payload_root=str(tmp_path)))] == [Verdict.OK]
+
+
+def test_a_folder_that_is_there_is_not_said_to_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = [finding.text for finding in spool(Settings(spool="sp"))]
+    assert "sp can be made in" in said[0]
+    (tmp_path / "sp").mkdir()
+    said = [finding.text for finding in spool(Settings(spool="sp"))]
+    assert said[0] == "sp is there and can be written to"
 
 
 async def test_an_address_where_a_dispatcher_runs_is_no_failure() -> None:

@@ -198,6 +198,17 @@ def test_one_reason_to_pause_may_end_while_another_holds(registry: CollectorRegi
     assert [reason for reason, value in held.items() if value] == [FailureReason.BUCKET]
 
 
+def test_a_reason_holds_while_any_part_of_the_lane_stands_still_for_it(
+    registry: CollectorRegistry, metrics: Metrics
+) -> None:
+    lane, held = metrics.endpoint(ENDPOINT), []
+    for step in (lane.paused, lane.paused, lane.resumed, lane.resumed):
+        step(FailureReason.ACCESS_DENIED)
+        labels = {"endpoint": ENDPOINT, "reason": "access_denied"}
+        held.append(registry.get_sample_value("dispatcher_lane_paused", labels))
+    assert held == [1, 1, 1, 0]
+
+
 def test_an_endpoint_is_added_once(registry: CollectorRegistry, metrics: Metrics) -> None:
     before = series(registry)
     assert metrics.add_endpoint(ENDPOINT) is metrics.endpoint(ENDPOINT)

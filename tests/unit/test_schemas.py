@@ -2,8 +2,10 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from dispatcher.errors import UsageError
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.joblines import LineRules, decode
 from dispatcher.formats.rawlines import RawJob
@@ -36,6 +39,7 @@ GOOD = (
     '{"input_location": "s3://bucket/a key", "transport": null}',
     '{"payload": 1, "request_ttl_seconds": 60, "invocation_timeout_seconds": 3600, "custom_attributes": "a=b"}',
     '{"payload": 1, "endpoint": "a-b--c"}',
+    '{"payload": 1, "request_ttl_seconds": 60.0, "invocation_timeout_seconds": 6e1}',
 )
 BAD = (
     "{}",
@@ -61,6 +65,11 @@ BAD = (
     '{"payload": 1, "request_ttl_seconds": 59}',
     '{"payload": 1, "request_ttl_seconds": 21601}',
     '{"payload": 1, "request_ttl_seconds": "60"}',
+    '{"payload": 1, "request_ttl_seconds": 60.5}',
+    '{"payload_base64": "aGk=\\n"}',
+    '{"payload": 1, "endpoint": "a\\n"}',
+    '{"payload": 1, "accept": "text/csv\\n"}',
+    '{"input_location": "s3://bucket/key\\n"}',
     '{"payload": 1, "request_ttl_seconds": true}',
     '{"payload": 1, "invocation_timeout_seconds": 0}',
     '{"payload": 1, "transport": "fast"}',
@@ -107,6 +116,86 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
 def test_the_schemas_are_schemas(schema: dict[str, Any]) -> None:
     Draft202012Validator.check_schema(schema)
     assert all(said.get("description") for said in schema["properties"].values())
+
+
+def patterns(said: Any) -> list[str]:
+    """Every pattern of a schema."""
+    if isinstance(said, list):
+        return [one for each in said for one in patterns(each)]
+    if not isinstance(said, dict):
+        return []
+    own = [said["pattern"]] if isinstance(said.get("pattern"), str) else []
+    return own + [one for each in said.values() for one in patterns(each)]
+
+
+PATTERNS = sorted({*patterns(job_line_schema()), *patterns(settings_schema())})
+PYTHON_ONLY = re.compile(r"\\[AZaGN]|\(\?(?:P|#|[aiLmsux-]+[:)]|\()|\(\?>|[*+?}]\+")
+"""What ECMAScript does not have, or reads as something else."""
+TEXTS_TO_MATCH = (
+    *(
+        "a",
+        "a-b",
+        "-a",
+        "a\n",
+        "\n",
+        "aGk=",
+        "aGk",
+        "aGk=\n",
+        "text/plain",
+        " x",
+        "a/b",
+        "/a",
+        "../a",
+        "a/..",
+        "a/..\n",
+        "..",
+    ),
+    *(
+        "s3://bucket/key",
+        "s3://bucket/key\n",
+        "s3://bucket",
+        "s3://bucket/a\nb",
+        "s3://b",
+        "123456789012",
+        "123456789012\n",
+    ),
+    *(
+        "k=v",
+        "k=v\n",
+        "k",
+        "127.0.0.1:9464",
+        "[::1]:0",
+        "::1:80",
+        "host",
+        "host:65536",
+        "host:80\n",
+        "ä",
+        "s3://bucket/a\rb",
+    ),
+)
+
+
+def test_no_pattern_has_what_only_python_has() -> None:
+    assert len(PATTERNS) >= 10
+    assert [one for one in PATTERNS if PYTHON_ONLY.search(one)] == []
+    assert PYTHON_ONLY.search(r"^a\Z"), "the test would see one"
+    # An end that also stands before a last newline, and a dot, mean different things in the two.
+    assert [
+        one for one in PATTERNS if "$" in one.replace(r"$(?!\n)", "") or re.search(r"(?<![\\[a-z0-9 -])\.", one)
+    ] == []
+
+
+@pytest.mark.skipif(which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("flags", ["", "u"])
+def test_ecmascript_reads_every_pattern_as_python_does(flags: str) -> None:
+    script = (
+        "const [flags, patterns, texts] = JSON.parse(process.argv[1]);"
+        "const matched = patterns.map(p => texts.map(t => new RegExp(p, flags).test(t)));"
+        "console.log(JSON.stringify(matched));"
+    )
+    given_all = json.dumps([flags, PATTERNS, TEXTS_TO_MATCH])
+    said = subprocess.run(["node", "-e", script, given_all], capture_output=True, check=True, timeout=30).stdout
+    assert json.loads(said) == [[bool(re.search(one, text)) for text in TEXTS_TO_MATCH] for one in PATTERNS]
 
 
 # --- job lines --------------------------------------------------------------------------------------------------------
@@ -163,12 +252,23 @@ def test_the_defaults_are_valid_settings() -> None:
         ("comparison_share", 1.5),
         ("staged_inputs", "burn"),
         ("bucket_owner", "me"),
+        ("listen", "9464"),
+        ("max_in_flight", "12"),
+        ("collect", 1),
         ("staging_tags", ["no"]),
         ("no_such", 1),
     ],
 )
-def test_a_bad_setting_is_invalid(name: str, value: Any) -> None:
+def test_a_bad_setting_is_invalid_and_refused(name: str, value: Any) -> None:
     assert not SETTINGS.is_valid({name: value})
+    with pytest.raises(UsageError):
+        load({}, {}, {name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_in_flight", 12.0), ("scan_seconds", 2), ("listen", "[::1]:0")])
+def test_a_good_setting_is_valid_and_taken(name: str, value: Any) -> None:
+    assert SETTINGS.is_valid({name: value})
+    assert getattr(load({}, {}, {name: value}), name) == value
 
 
 def test_every_setting_has_a_unit_a_reason_and_a_value_to_show() -> None:

@@ -1,10 +1,12 @@
 """Settings: one name in three places, the later place wins, and every problem is told at once."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from dispatcher.cli.options import settings_from
 from dispatcher.errors import UsageError
 from dispatcher.settings import Settings, describe, load, settings_table
 
@@ -84,6 +86,23 @@ def test_a_value_that_the_service_or_the_dispatcher_cannot_take_is_refused(name:
         load({}, {}, {name: value})
 
 
+def test_numbers_are_text_in_flags_and_variables_and_numbers_in_toml() -> None:
+    assert load({"max_in_flight": "12"}, {"DISPATCHER_COLLECT": "1"}).max_in_flight == 12
+    with pytest.raises(UsageError, match=r"max_in_flight in the settings file: expected `int`, got `str`"):
+        load({}, {}, {"max_in_flight": "12"})
+
+
+def test_a_listen_address_of_wrong_form_is_told_with_all_the_rest() -> None:
+    with pytest.raises(UsageError, match=r"--max-in-flight(?s:.*)DISPATCHER_LISTEN"):
+        load({"max_in_flight": "0"}, {"DISPATCHER_LISTEN": "9464"})
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    config = tmp_path / "dispatcher.toml"
+    config.write_text('\ufeffendpoint = "model"\n', "utf-8")
+    assert settings_from({"config": str(config)}).endpoint == "model"
+
+
 def test_other_programs_variables_are_left_alone() -> None:
     assert load({}, {"AWS_REGION": "eu-central-1", "PATH": "/bin", "DISPATCH": "x"}) == Settings()
 
@@ -108,3 +127,17 @@ def test_every_setting_is_in_the_documented_table_in_all_its_spellings(name: str
 def test_every_setting_says_what_it_means() -> None:
     assert [setting.name for setting in describe()] == NAMES
     assert all(setting.description.endswith(".") or "." in setting.description for setting in describe())
+
+
+def test_a_window_whose_bounds_cross_is_told_beside_every_other_problem() -> None:
+    with pytest.raises(UsageError, match="min_in_flight, 9, is above max_in_flight, 8") as caught:
+        load({"min_in_flight": 9, "max_in_flight": 8, "max_faults": "many"}, {})
+    assert "--max-faults" in str(caught.value)
+    with pytest.raises(UsageError, match="min_in_flight, 65, is above max_in_flight, 64"):
+        load({"min_in_flight": 65}, {})
+
+
+def test_bounds_of_which_one_cannot_be_read_are_not_compared() -> None:
+    with pytest.raises(UsageError) as caught:
+        load({"min_in_flight": 99, "max_in_flight": "many"}, {})
+    assert "is above" not in str(caught.value)
