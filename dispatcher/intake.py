@@ -98,14 +98,10 @@ def _check(line: RawLine, file: JobFile, settings: IntakeSettings) -> NewJob | R
 
 def _size(job: JobLine, file: JobFile, rules: LineRules) -> int | LineError:
     """The payload's size; 0 for one that is in S3 already."""
-    match job.payload:
-        case LocationPayload():
-            return 0
-        case PathPayload(path):
-            size = measure(file.payload_root, path, rules.payload_max_bytes)
-            return size if isinstance(size, LineError) else size_problem(size, job.transport, rules) or size
-        case _:
-            return job.size_bytes or 0
+    if isinstance(job.payload, PathPayload):
+        size = measure(file.payload_root, job.payload.path, rules.payload_max_bytes)
+        return size if isinstance(size, LineError) else size_problem(size, job.transport, rules) or size
+    return job.size_bytes or 0
 
 
 def _transport(job: JobLine, size_bytes: int, file: JobFile, line: int, share: float) -> Transport:
