@@ -95,11 +95,14 @@ def test_what_the_target_does_not_know_is_counted_as_unknown(target: Target) -> 
 # --- the peers --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("made", [wire.Requests, wire.ByHand])
 @pytest.mark.parametrize("by_s3", [False, True])
-def test_the_sandbox_lets_the_wire_loop_in(tmp_path: Path, by_s3: bool) -> None:
+def test_the_sandbox_lets_the_wire_loop_in(
+    tmp_path: Path, by_s3: bool, made: type[wire.Requests] | type[wire.ByHand]
+) -> None:
     with a_sandbox(tmp_path) as sandbox:
         work = Asked(sandbox.url, 70, 1_000, by_s3, 8, None)
-        requests = wire.Requests(sandbox.url.partition("://")[2], ENDPOINT, "sandbox-in")
+        requests = made(sandbox.url.partition("://")[2], ENDPOINT, "sandbox-in")
         assert asyncio.run(wire.send(work, requests)) == 70
         assert finished(sandbox, 70) == {"completed": 70}
 
