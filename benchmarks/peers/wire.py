@@ -180,6 +180,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._answer: asyncio.Future[Answer] | None = None
+        self._ended: asyncio.Future[None] = self._loop.create_future()
 
     def send(self, pieces: list[bytes]) -> asyncio.Future[Answer]:
         """Writes a request; its answer."""
@@ -187,14 +188,17 @@ class Connection(asyncio.Protocol):
         self._transport.writelines(pieces)
         return self._answer
 
-    def close(self) -> None:
-        self._transport.close()
+    async def close(self) -> None:
+        """Returns when it is closed."""
+        self._transport.abort()
+        await self._ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None:
+        self._ended.set_result(None)
+        if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionError("the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
@@ -223,7 +227,6 @@ async def work_off(work: Asked, requests: Maker, connection: Connection, numbers
         answer = await connection.send(requests.invoke(key, b"" if work.by_s3 else payload))
         _check(answer.status == 202 and b"x-amzn-sagemaker-outputlocation" in answer.headers, answer.status)
         receipts += 1
-    connection.close()
     return receipts
 
 
@@ -240,7 +243,10 @@ async def send(work: Asked, requests: Maker) -> int:
         await loop.create_connection(Connection, where.hostname or "", where.port or 443, ssl=context)
         for _ in range(work.in_flight)
     ]
-    return sum(await asyncio.gather(*(work_off(work, requests, connection, numbers) for _, connection in made)))
+    try:
+        return sum(await asyncio.gather(*(work_off(work, requests, connection, numbers) for _, connection in made)))
+    finally:
+        await asyncio.gather(*(connection.close() for _, connection in made))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from benchmarks import report
-from benchmarks.contenders import AIOBOTOCORE, BOTO3, GO, NODE, RUN, SUBMIT, WIRE, Contender, Task
+from benchmarks.contenders import AIOBOTOCORE, BOTO3, BY_HAND, GO, NODE, RUN, SUBMIT, WIRE, Contender, Task
 from benchmarks.goals import goals
 from benchmarks.loopback import Target, make_certificate, started
 from benchmarks.measure import Bench, MeasureError
@@ -195,7 +195,7 @@ def test_one_command_measures_and_reports_everything(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     results = json.loads((tmp_path / "out" / "quick.json").read_bytes())
     compared = results["ratios"][INLINE.name]
-    assert set(compared) == {WIRE, BOTO3, AIOBOTOCORE, SUBMIT, RUN}
+    assert set(compared) == {WIRE, BY_HAND, BOTO3, AIOBOTOCORE, SUBMIT, RUN}
     assert {one["jobs"] for figures in compared.values() for one in figures} == {200}
     assert set(results["skipped"]) == {GO, NODE}
     assert [row["jobs"] for row in results["scale"]] == [200, 400]
