@@ -21,6 +21,7 @@ GO_SDK = "src/github.com/aws/aws-sdk-go-v2/service/sagemakerruntime"
 STAGING = "s3://bench-in/staged"
 
 WIRE = "bare signed wire loop"
+BY_HAND = "the same, written by hand"
 BOTO3 = "boto3, threads"
 AIOBOTOCORE = "aiobotocore, gather"
 GO = "AWS SDK for Go v2"
@@ -73,7 +74,8 @@ OURS = (Contender(SUBMIT, 60_000, dispatcher("--no-wait")), Contender(RUN, 60_00
 
 def field(folder: Path, node_modules: Path) -> Field:
     """Everybody who can run here, the wire first; what has to be built is built in `folder`."""
-    found: list[Contender] = [Contender(WIRE, 100_000, _peer(sys.executable, "-m", "benchmarks.peers.wire"))]
+    wire = (sys.executable, "-m", "benchmarks.peers.wire")
+    found = [Contender(WIRE, 100_000, _peer(*wire)), Contender(BY_HAND, 100_000, _peer(*wire, "--by-hand"))]
     skipped: dict[str, str] = {}
     if importlib.util.find_spec("boto3"):
         found.append(Contender(BOTO3, 4_000, _peer(sys.executable, "-m", "benchmarks.peers.boto3_threads")))

@@ -10,6 +10,7 @@ Pure. What is hashed is length-prefixed, so that no two pairs hash the same text
 
 import hashlib
 import re
+import struct
 from base64 import b32encode
 
 from dispatcher.model import InferenceId, RunId
@@ -18,6 +19,8 @@ RUN_ID_BYTES = 10
 _DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 """Two digits of base32 for each ten bits: half the cost of the standard library's encoder, once for every job."""
+_GROUPS = struct.Struct(">IBIBIBH")
+"""Three groups of five bytes, eight digits each, and what the last two digits are of: cut at once, the id costs two thirds."""
 _SAFE_NAME_CHARACTERS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -29,9 +32,13 @@ def run_id(random: bytes) -> RunId:
 
 def inference_id(run: RunId, line: int) -> InferenceId:
     """The job's identity towards the service: 26 characters of [a-z2-7], 130 bits."""
-    digest = _digest(run, line)
+    a, b, c, d, e, f, g = _GROUPS.unpack_from(_digest(run, line))
+    pairs = _PAIRS
     return InferenceId(
-        _eight(digest[0:5]) + _eight(digest[5:10]) + _eight(digest[10:15]) + _PAIRS[digest[15] << 2 | digest[16] >> 6]
+        f"{pairs[a >> 22]}{pairs[a >> 12 & 1023]}{pairs[a >> 2 & 1023]}{pairs[a << 8 & 768 | b]}"
+        f"{pairs[c >> 22]}{pairs[c >> 12 & 1023]}{pairs[c >> 2 & 1023]}{pairs[c << 8 & 768 | d]}"
+        f"{pairs[e >> 22]}{pairs[e >> 12 & 1023]}{pairs[e >> 2 & 1023]}{pairs[e << 8 & 768 | f]}"
+        f"{pairs[g >> 6]}"
     )
 
 
@@ -43,12 +50,6 @@ def share_point(run: RunId, line: int) -> float:
 def _digest(run: RunId, line: int) -> bytes:
     number = str(line)
     return hashlib.sha256(f"{len(run)}:{run}{len(number)}:{number}".encode()).digest()
-
-
-def _eight(group: bytes) -> str:
-    """The eight digits of five bytes."""
-    bits = int.from_bytes(group)
-    return _PAIRS[bits >> 30] + _PAIRS[bits >> 20 & 1023] + _PAIRS[bits >> 10 & 1023] + _PAIRS[bits & 1023]
 
 
 def input_key(id: InferenceId) -> str:

@@ -98,16 +98,12 @@ def _check(line: RawLine, file: JobFile, settings: IntakeSettings) -> NewJob | R
 
 def _size(job: JobLine, file: JobFile, rules: LineRules) -> int | LineError:
     """The payload's size; 0 for one that is in S3 already."""
-    match job.payload:
-        case LocationPayload():
-            return 0
-        case PathPayload() if file.cancelled_at is not None:
-            return 0  # never sent, so that a folder of payloads that is missing does not keep the file from its end
-        case PathPayload(path):
-            size = measure(file.payload_root, path, rules.payload_max_bytes)
-            return size if isinstance(size, LineError) else size_problem(size, job.transport, rules) or size
-        case _:
-            return job.size_bytes or 0
+    if not isinstance(job.payload, PathPayload):
+        return job.size_bytes or 0
+    if file.cancelled_at is not None:
+        return 0  # never sent, so that a folder of payloads that is missing does not keep the file from its end
+    size = measure(file.payload_root, job.payload.path, rules.payload_max_bytes)
+    return size if isinstance(size, LineError) else size_problem(size, job.transport, rules) or size
 
 
 def _transport(job: JobLine, size_bytes: int, file: JobFile, line: int, share: float) -> Transport:

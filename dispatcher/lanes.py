@@ -229,7 +229,7 @@ class Lane:
     def _plan(self) -> Take | Wait:
         """The one place that decides what is claimed next."""
         room = 2 * self._max_in_flight - self._open
-        if self._held or room < max(1, self._max_in_flight // 4):
+        if self._held or room < max(1, self._max_in_flight // 2):
             return Wait(None)
         if not self._may_claim():
             return Wait(FULL_SECONDS)

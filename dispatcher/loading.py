@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import assert_never
 
 import anyio.to_thread
 from msgspec import Struct
@@ -21,7 +20,7 @@ from dispatcher.formats.disk import check_folder_of
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.joblines import JobLine, LineRules, decode_again
 from dispatcher.formats.linesource import LineSource, open_source
-from dispatcher.formats.payloads import Elsewhere, InMemory, Loaded, OnDisk, Place, load
+from dispatcher.formats.payloads import InMemory, Loaded, OnDisk, Place, load
 from dispatcher.identity import inference_id, output_folder
 from dispatcher.interfaces import Clock, FileSlice
 from dispatcher.model import Claim, EndpointName, Error, FailureReason, FileId, JobFile, Settled, State
@@ -127,22 +126,23 @@ class Loader:
         return max(math.ceil(file.deadline_at - self._clock.now()), TTL_LEAST_SECONDS)
 
     def _job(self, batch: "_Batch", claim: Claim, line: bytes | LineError) -> Job | Settled:
-        job = line if isinstance(line, LineError) else decode_again(line, batch.rules)
-        if isinstance(job, LineError) or isinstance(line, LineError):
+        if isinstance(line, LineError):
+            return self._gone(claim, line)
+        job = decode_again(line, batch.rules)
+        if isinstance(job, LineError):
             return self._gone(claim, job)
         loaded = load(job, line, claim.offset, claim.size_bytes, batch.place)
         if isinstance(loaded, LineError):
             return self._gone(claim, loaded)
         return self._sendable(batch, claim, job, loaded)
 
-    def _gone(self, claim: Claim, problem: LineError | JobLine) -> Settled:
-        message = problem.message if isinstance(problem, LineError) else ""
+    def _gone(self, claim: Claim, problem: LineError) -> Settled:
         return Settled(
             key=claim.key,
             prior=State.CLAIMED,
             state=State.DEAD,
             completed_at=self._clock.now(),
-            error=Error(FailureReason.PAYLOAD_GONE, message),
+            error=Error(FailureReason.PAYLOAD_GONE, problem.message),
         )
 
     def _sendable(self, batch: "_Batch", claim: Claim, job: JobLine, loaded: Loaded) -> Job:
@@ -192,12 +192,8 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def _parts(loaded: Loaded) -> tuple[bytes | FileSlice | None, str | None, str | None]:
     """Payload, input location, file to delete afterwards."""
-    match loaded:
-        case InMemory(data):
-            return data, None, None
-        case OnDisk(slice, is_temporary):
-            return slice, None, slice.path if is_temporary else None
-        case Elsewhere(uri):
-            return None, uri, None
-        case _:
-            assert_never(loaded)
+    if isinstance(loaded, InMemory):
+        return loaded.data, None, None
+    if isinstance(loaded, OnDisk):
+        return loaded.slice, None, loaded.slice.path if loaded.is_temporary else None
+    return None, loaded.uri, None

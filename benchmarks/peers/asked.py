@@ -18,6 +18,7 @@ class Asked(NamedTuple):
     by_s3: bool
     in_flight: int
     ca: str | None
+    by_hand: bool = False
 
     @property
     def payload(self) -> bytes:
@@ -34,8 +35,9 @@ def asked() -> Asked:
     parser.add_argument("--path", choices=("inline", "s3"), default="inline")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--ca")
+    parser.add_argument("--by-hand", action="store_true")
     given = parser.parse_args()
-    return Asked(given.url, given.jobs, given.size, given.path == "s3", given.in_flight, given.ca)
+    return Asked(given.url, given.jobs, given.size, given.path == "s3", given.in_flight, given.ca, given.by_hand)
 
 
 def key_of(number: int) -> str:

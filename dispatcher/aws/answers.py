@@ -4,7 +4,7 @@ What an answer may cost is capped whatever the peer sends: its heads (interim on
 fields, its body, and the bytes that none of these hold, such as a status line or a trailer that never ends.
 """
 
-from typing import cast
+from typing import Any
 
 import httptools
 from msgspec import Struct
@@ -45,7 +45,7 @@ class Reader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)  # None once it is closed
         self.begin()
 
     def begin(self) -> None:
@@ -69,7 +69,7 @@ class Reader:
         """Raises UnreadableError; not for what follows an answer, which only costs it the connection."""
         self.taken += len(data)
         try:
-            cast(httptools.HttpResponseParser, self._parser).feed_data(data)
+            self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.keep = False
             if not self.done:
@@ -108,23 +108,24 @@ class Reader:
         self._headed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._room -= len(name) + len(value) + _FIELD_BYTES
-        if self._room < 0:
+        room = self._room = self._room - len(name) - len(value) - _FIELD_BYTES
+        if room < 0:
             raise UnreadableError("the head of the answer is too large")
         if self._headed:
             return  # a trailer
         key = _NAMES.get(name) or _lower(name)
         text = value.decode().rstrip()  # not UTF-8 is an error like the others
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
+        headers = self._headers
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
     def on_headers_complete(self) -> None:
-        status = self.status = cast(httptools.HttpResponseParser, self._parser).get_status_code()
-        coding = self._headers.get("transfer-encoding")
+        status = self.status = self._parser.get_status_code()
+        headers = self._headers
+        coding = headers.get("transfer-encoding")
         if status < 100 or (coding is not None and coding.lower() != "chunked"):
             raise UnreadableError("the answer is of a kind that was not asked for")
         self._headed = status >= 200
-        lengthless = coding is None and "content-length" not in self._headers
+        lengthless = coding is None and "content-length" not in headers
         self.ends_with_connection = lengthless and self._headed
 
     def on_body(self, data: bytes) -> None:
@@ -136,7 +137,7 @@ class Reader:
     def on_message_complete(self) -> None:
         if self.status >= 200:
             self.done = True
-            self.keep = cast(httptools.HttpResponseParser, self._parser).should_keep_alive()
+            self.keep = self._parser.should_keep_alive()
         elif self.status == 100:
             self.continued = True
 

@@ -94,7 +94,8 @@ class Credentials:
 
     def latest(self) -> Keys:
         """The keys that are valid, or were: for a request that is about to leave."""
-        return self.current() or self._keys
+        self.current()
+        return self._keys
 
     def _look(self) -> None:
         self._begin_if_due()

@@ -87,7 +87,8 @@ def decode_again(line: bytes, rules: LineRules) -> JobLine | LineError:
 def _checked(raw: RawJob | LineError, rules: LineRules) -> JobLine | LineError:
     if isinstance(raw, LineError):
         return raw
-    job = _field_error(raw) or _job(raw, rules)
+    problem = _field_problem(raw)
+    job = _job(raw, rules) if problem is None else field_error(*problem)
     if isinstance(job, LineError) and raw.id is not None and fields.id_problem(raw.id) is None:
         return msgspec.structs.replace(job, id=raw.id)
     return job
@@ -121,11 +122,6 @@ def _staging_not_set(size_bytes: int, fits_inline: bool) -> LineError:
     )
 
 
-def _field_error(raw: RawJob) -> LineError | None:
-    found = _field_problem(raw)
-    return None if found is None else field_error(*found)
-
-
 def _field_problem(raw: RawJob) -> tuple[str, str] | None:
     """The first field that breaks its own rule, and how."""
     if raw.id is not None and (problem := fields.id_problem(raw.id)):
@@ -136,10 +132,6 @@ def _field_problem(raw: RawJob) -> tuple[str, str] | None:
         return "accept", problem
     if raw.custom_attributes is not None and (problem := fields.header_problem(raw.custom_attributes)):
         return "custom_attributes", problem
-    return _seconds_problem(raw)
-
-
-def _seconds_problem(raw: RawJob) -> tuple[str, str] | None:
     ttl, timeout = raw.request_ttl_seconds, raw.invocation_timeout_seconds
     if ttl is not None and (problem := fields.seconds_problem(ttl, fields.TTL_SECONDS)):
         return "request_ttl_seconds", problem
@@ -155,8 +147,9 @@ def _job(raw: RawJob, rules: LineRules) -> JobLine | LineError:
     payload = _payload(raw, rules)
     if isinstance(payload, LineError):
         return payload
+    transport = None if raw.transport is None else Transport(raw.transport)
     size_bytes = len(payload.data) if isinstance(payload, (Literal, Decoded)) else None
-    if size_bytes is not None and (error := size_problem(size_bytes, _wanted(raw), rules)):
+    if size_bytes is not None and (error := size_problem(size_bytes, transport, rules)):
         return error
     return JobLine(
         raw.id,
@@ -166,7 +159,7 @@ def _job(raw: RawJob, rules: LineRules) -> JobLine | LineError:
         raw.custom_attributes,
         _whole(raw.request_ttl_seconds),
         _whole(raw.invocation_timeout_seconds),
-        _wanted(raw),
+        transport,
         bytes(raw.metadata) if raw.metadata else None,
         payload,
         size_bytes,
@@ -175,10 +168,6 @@ def _job(raw: RawJob, rules: LineRules) -> JobLine | LineError:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
-
-
-def _wanted(raw: RawJob) -> Transport | None:
-    return None if raw.transport is None else Transport(raw.transport)
 
 
 def _endpoint(name: str | None, rules: LineRules) -> EndpointName | LineError:
@@ -213,7 +202,7 @@ def _payload(raw: RawJob, rules: LineRules) -> Payload | LineError:
     if path is not None:
         problem = fields.path_problem(path)
         return field_error("payload_path", problem) if problem else PathPayload(path)
-    return _location(uri or "", _wanted(raw), rules)
+    return _location(uri or "", raw.transport, rules)
 
 
 def _not_one_payload(given: int) -> LineError:
@@ -233,7 +222,7 @@ def _decoded(encoded: str) -> Decoded | LineError:
         )
 
 
-def _location(uri: str, transport: Transport | None, rules: LineRules) -> LocationPayload | LineError:
+def _location(uri: str, transport: str | None, rules: LineRules) -> LocationPayload | LineError:
     if transport is not None:
         return field_error("transport", "cannot be chosen for input_location, which is in S3 already; leave it out")
     problem = fields.location_problem(uri, rules.allowed_input_prefixes)

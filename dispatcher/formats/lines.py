@@ -93,6 +93,8 @@ class LineReader:
         self._skip_bom()
         first_line, stop_at = self._line, self._offset + max_bytes
         while len(lines) + len(too_long) < max_lines and self._offset < stop_at:
+            if self._take_plain(lines, max_lines - len(too_long), stop_at):
+                continue
             line = self._next_line()
             if line is None:
                 break
@@ -117,6 +119,24 @@ class LineReader:
             pass
         if self._buffer.startswith(_BOM):
             self._take(len(_BOM))
+
+    def _take_plain(self, lines: list[RawLine], max_lines: int, stop_at: int) -> bool:
+        """Takes lines as `_next_line` does, at half its cost, up to one that is not plain; False where that is the first.
+
+        A plain line ends in the buffer, in a bare LF, is not blank and not too long: nearly every line is.
+        """
+        buffer, start, number = self._buffer, self._start, self._line
+        before = self._offset - start
+        while len(lines) < max_lines and before + start < stop_at and (end := buffer.find(b"\n", start)) >= 0:
+            data = buffer[start:end]
+            if not data or data[-1] == 0x0D or data.isspace() or len(data) > self._max_line_bytes:
+                break
+            number += 1
+            lines.append(RawLine(number, before + start, data))
+            start = end + 1
+        taken, self._line = start - self._start, number
+        self._take(taken)
+        return taken > 0
 
     def _next_line(self) -> RawLine | TooLong | None:
         searched = self._start

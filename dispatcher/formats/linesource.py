@@ -1,9 +1,9 @@
 """Reads lines of a job file again, by offset and length, when they are about to be sent."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from dispatcher.errors import UnreadableFileError
 from dispatcher.formats.disk import check_folder_of, disk_fault
@@ -12,13 +12,6 @@ from dispatcher.model import FailureReason
 
 _READ_MAX_BYTES = 1024 * 1024
 _GAP_MAX_BYTES = 64 * 1024
-
-
-class Span(NamedTuple):
-    """Where a line stands in the file, in bytes."""
-
-    offset: int
-    length: int
 
 
 class LineSource:
@@ -47,17 +40,16 @@ class LineSource:
         return self.read_many([(offset, length)])[0]
 
     def read_many(self, spans: Sequence[tuple[int, int]]) -> list[bytes | LineError]:
-        """The bytes of each span, in the order given. Spans that follow each other closely share a read."""
+        """The bytes of each span (offset and length), in the order given. Spans that follow each other closely share a read."""
         found: list[bytes | LineError] = []
-        for run in _runs(spans):
-            start = run[0].offset
-            data = self._read(start, run[-1].offset + run[-1].length - start)
-            found.extend(self._cut(data, span, span.offset - start) for span in run)
+        while len(found) < len(spans):
+            run = spans[len(found) : _run_end(spans, len(found))]
+            start, (last, length) = run[0][0], run[-1]
+            data = self._read(start, last + length - start)
+            for offset, length in run:
+                line = data[offset - start : offset - start + length]
+                found.append(line if len(line) == length else _gone(self._path, offset + length))
         return found
-
-    def _cut(self, data: bytes, span: Span, at: int) -> bytes | LineError:
-        line = data[at : at + span.length]
-        return line if len(line) == span.length else _gone(self._path, span)
 
     def _read(self, offset: int, length: int) -> bytes:
         """What the file has of these bytes: less only at its end."""
@@ -83,26 +75,20 @@ def open_source(path: str) -> LineSource:
         raise UnreadableFileError(f"cannot read {path}: {error.strerror}; put the job file back as it was") from error
 
 
-def _runs(spans: Sequence[tuple[int, int]]) -> Iterator[list[Span]]:
-    """Splits the spans into runs that go forward, leave small gaps, and fit a read."""
-    run: list[Span] = []
-    for span in map(Span._make, spans):
-        if run and not _follows(run, span):
-            yield run
-            run = []
-        run.append(span)
-    if run:
-        yield run
+def _run_end(spans: Sequence[tuple[int, int]], first: int) -> int:
+    """Where the run that begins with the span at `first` ends: it goes forward, leaves small gaps, and fits a read."""
+    start, length = spans[first]
+    end, limit = start + length, start + _READ_MAX_BYTES
+    for position in range(first + 1, len(spans)):
+        offset, length = spans[position]
+        if not (end <= offset <= end + _GAP_MAX_BYTES and offset + length <= limit):
+            return position
+        end = offset + length
+    return len(spans)
 
 
-def _follows(run: list[Span], span: Span) -> bool:
-    end = run[-1].offset + run[-1].length
-    is_near = end <= span.offset <= end + _GAP_MAX_BYTES
-    return is_near and span.offset + span.length - run[0].offset <= _READ_MAX_BYTES
-
-
-def _gone(path: str, span: Span) -> LineError:
+def _gone(path: str, end: int) -> LineError:
     return line_error(
         FailureReason.PAYLOAD_GONE,
-        f"{path} is shorter than when its jobs were accepted (byte {span.offset + span.length} is missing); restore the file",
+        f"{path} is shorter than when its jobs were accepted (byte {end} is missing); restore the file",
     )

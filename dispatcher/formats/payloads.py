@@ -8,13 +8,12 @@ was accepted is never sent: that is a LineError with PAYLOAD_GONE.
 import os
 import tempfile
 from pathlib import Path
-from typing import assert_never
 
 from msgspec import Struct
 
 from dispatcher.formats.disk import disk_fault
 from dispatcher.formats.faults import LineError, line_error, shown
-from dispatcher.formats.joblines import Decoded, JobLine, Literal, LocationPayload, PathPayload
+from dispatcher.formats.joblines import JobLine, Literal, LocationPayload, PathPayload
 from dispatcher.formats.opening import open_below
 from dispatcher.interfaces import FileSlice
 from dispatcher.model import INLINE_MAX_BYTES, FailureReason
@@ -57,22 +56,21 @@ def load(job: JobLine, line: bytes, offset: int, size_bytes: int, place: Place) 
 
     Raises DiskFaultError for trouble that is not the job's: spilling fails, the folder of payloads is not there.
     """
-    match job.payload:
-        case LocationPayload(uri):
-            return Elsewhere(uri)
-        case PathPayload(path):
-            return _file(path, size_bytes, place)
-        case Literal(data) | Decoded(data) if len(data) != size_bytes:
-            return _gone("the line", f"holds a payload of {len(data)} bytes")
-        case Literal(data) | Decoded(data) if len(data) <= INLINE_MAX_BYTES:
-            return InMemory(data)
-        case Literal(data):
-            # The first occurrence need not be the payload itself; its bytes are the same.
-            return OnDisk(FileSlice(place.data_path, offset + line.find(data), len(data)))
-        case Decoded(data):
-            return OnDisk(FileSlice(_spill(data, place.spill_folder), 0, len(data)), is_temporary=True)
-        case _ as never:
-            assert_never(never)
+    # Not a match, which takes a quarter of a microsecond more for every job.
+    payload = job.payload
+    if isinstance(payload, LocationPayload):
+        return Elsewhere(payload.uri)
+    if isinstance(payload, PathPayload):
+        return _file(payload.path, size_bytes, place)
+    data = payload.data
+    if len(data) != size_bytes:
+        return _gone("the line", f"holds a payload of {len(data)} bytes")
+    if size_bytes <= INLINE_MAX_BYTES:
+        return InMemory(data)
+    if isinstance(payload, Literal):
+        # The first occurrence need not be the payload itself; its bytes are the same.
+        return OnDisk(FileSlice(place.data_path, offset + line.find(data), size_bytes))
+    return OnDisk(FileSlice(_spill(data, place.spill_folder), 0, size_bytes), is_temporary=True)
 
 
 def discard(loaded: OnDisk) -> None:

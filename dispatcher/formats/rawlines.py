@@ -68,11 +68,11 @@ def parse(data: bytes) -> RawJob | LineError:
 
 def _quotes(data: bytes, raw: RawJob) -> int:
     """The quotes outside the values of payload and metadata; those within other texts count as well."""
-    payload, metadata = bytes(raw.payload), bytes(raw.metadata)
+    payload = bytes(raw.payload)
     start = _begins(data, b'"payload":', payload) if payload else 0
     # Counting is the slow part, so what is large is passed over; where it is not found at once all is counted.
     found = data.count(b'"') if start < 0 else data.count(b'"', 0, start) + data.count(b'"', start + len(payload))
-    return found - (metadata.count(b'"') if metadata else 0)
+    return found - bytes(raw.metadata).count(b'"') if raw.metadata else found
 
 
 def _rest(data: bytes, raw: RawJob) -> bytes:

@@ -51,9 +51,13 @@ _SETTLE_ACCEPTED = f"{_SETTLE}, attempts = attempts * (state <> 0) {_ACCEPTED}"
 _SETTLE_OTHER = f"{_SETTLE} WHERE queue = ? AND line = ? AND state = ?"
 _SET_OUTPUT = "UPDATE job SET out_folder = ?, out_name = ? WHERE queue = ? AND line = ?"
 
-_CLAIMABLE = "SELECT line, file, shard, offset, length, size, transport, attempts, faults, maybe_sent FROM job"
-_DUE = f"{_CLAIMABLE} WHERE queue = ? AND state = 1 AND due_at <= ? ORDER BY due_at, line LIMIT ?"
-_FRESH = f"{_CLAIMABLE} WHERE queue = ? AND line > ? AND state = 0 ORDER BY line LIMIT ?"
+_CLAIMABLE = "SELECT line, file, shard, offset, length, size, transport"
+_DUE = f"""
+    {_CLAIMABLE}, attempts, faults, maybe_sent FROM job
+    WHERE queue = ? AND state = 1 AND due_at <= ? ORDER BY due_at, line LIMIT ?
+"""
+# A new job has no history to read: that saves a fifth of what reading it costs.
+_FRESH = f"{_CLAIMABLE} FROM job WHERE queue = ? AND line > ? AND state = 0 ORDER BY line LIMIT ?"
 _CLAIM_DUE = "UPDATE job SET state = 2, attempts = attempts + 1, transport = ? WHERE queue = ? AND line = ?"
 _REROUTE = "UPDATE job SET transport = ? WHERE queue = ? AND line = ?"
 
@@ -87,9 +91,12 @@ def next_due_at(store: Store, queue: QueueId) -> float | None:
 
 def record(store: Store, moves: Sequence[Move]) -> None:
     """Applies the moves, in their order where a job has several."""
+    returned: list[Move] = []
     for step, group in _grouped(moves):
         step(store, group)
-    _cancel_returned(store, moves)
+        if step in (_release, _reopen):
+            returned += group
+    _cancel_returned(store, returned)
 
 
 def recover(store: Store, queues: Sequence[QueueId], due_at: float) -> int:
@@ -112,7 +119,10 @@ def recover(store: Store, queues: Sequence[QueueId], due_at: float) -> int:
 
 def _claim_due(store: Store, queue: QueueId, limit: int, now: float, route: int | None) -> list[Claim]:
     rows = store.connection.execute(_DUE, (queue, now, limit)).fetchall()
-    claims = [_claim(queue, row, route, attempt=row[7] + 1) for row in rows]
+    claims = [
+        _claim(queue, place, route, attempts + 1, faults, maybe_sent=bool(maybe_sent))
+        for *place, attempts, faults, maybe_sent in rows
+    ]
     updates = [(TRANSPORT_CODES[claim.transport], *claim.key) for claim in claims]
     store.connection.executemany(_CLAIM_DUE, updates)
     return claims
@@ -125,7 +135,7 @@ def _claim_fresh(store: Store, queue: QueueId, limit: int, route: int | None) ->
     _pass_over(store, queue, rows[-1][0] if len(rows) == limit else _last_line(store, queue))
     if route is not None:
         store.connection.executemany(_REROUTE, [(route, queue, row[0]) for row in rows if row[6] == INLINE])
-    return [_claim(queue, row, route, attempt=1) for row in rows]
+    return [_claim(queue, row, route, 1, 0, maybe_sent=False) for row in rows]
 
 
 def _pass_over(store: Store, queue: QueueId, line: int) -> None:
@@ -139,8 +149,10 @@ def _last_line(store: Store, queue: QueueId) -> int:
     return line or 0
 
 
-def _claim(queue: QueueId, row: tuple[Any, ...], route: int | None, *, attempt: int) -> Claim:
-    line, file, shard, offset, length, size, transport, _, faults, maybe_sent = row
+def _claim(
+    queue: QueueId, row: Sequence[Any], route: int | None, attempt: int, faults: int, *, maybe_sent: bool
+) -> Claim:
+    line, file, shard, offset, length, size, transport = row
     return Claim(
         key=JobKey(queue, line),
         file_id=FileId(file),
@@ -151,7 +163,7 @@ def _claim(queue: QueueId, row: tuple[Any, ...], route: int | None, *, attempt: 
         transport=TRANSPORTS[transport if route is None or transport != INLINE else route],
         attempt=attempt,
         faults=faults,
-        maybe_sent=bool(maybe_sent),
+        maybe_sent=maybe_sent,
     )
 
 
@@ -276,10 +288,10 @@ def _settle(store: Store, sql: str, prior: State, moves: Sequence[Settled], guar
         store.moved.append(((queue, prior, state), jobs))
 
 
-def _cancel_returned(store: Store, moves: Sequence[Move]) -> None:
-    """Ends what the moves left accepted though its file is cancelled."""
+def _cancel_returned(store: Store, returned: Sequence[Move]) -> None:
+    """Ends what these moves left accepted though its file is cancelled."""
     ended = Counter[QueueId]()
-    for queue, line in {move.key for move in moves if isinstance(move, Released | Reopened)}:
+    for queue, line in {move.key for move in returned}:
         at = store.cancelled_at(queue)
         if at is not None:
             values = (CODES[State.CANCELLED], at, rules.CANCELLED.code, rules.CANCELLED.message, queue, line)

@@ -291,6 +291,15 @@ async def test_of_one_id_in_a_batch_the_first_counts_whatever_its_endpoint(ledge
     await assert_tallies_are_true(ledger)
 
 
+async def test_one_duplicate_in_a_long_batch_is_rejected_and_every_other_line_kept_as_it_is(ledger: Ledger) -> None:
+    file = await ledger.add_file(a_file())
+    jobs = [a_job(line, id="7" if line == 77 else None) for line in range(1, 131)]
+    (twice,) = await ledger.accept(a_batch(file.file_id, jobs))
+    assert (twice.line, twice.id) == (77, "7")
+    kept = [(job.line, job.id, job.offset) for job in jobs if job.line != 77]
+    assert [(row.key.line, row.id, row.offset) for row in await ledger.rows(file.file_id, 0, 200)] == kept
+
+
 async def test_a_batch_of_nothing_but_duplicates_adds_no_job(ledger: Ledger) -> None:
     queue = await with_jobs(ledger)
     twice = await ledger.accept(a_batch(queue.file_id, [a_job(10 + n, id=str(n)) for n in range(1, 6)]))

@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from benchmarks import report
-from benchmarks.contenders import AIOBOTOCORE, BOTO3, GO, NODE, RUN, SUBMIT, WIRE, Contender, Task
+from benchmarks.contenders import AIOBOTOCORE, BOTO3, BY_HAND, GO, NODE, RUN, SUBMIT, WIRE, Contender, Task
 from benchmarks.goals import goals
 from benchmarks.loopback import Target, make_certificate, started
 from benchmarks.measure import Bench, MeasureError
@@ -95,11 +95,14 @@ def test_what_the_target_does_not_know_is_counted_as_unknown(target: Target) -> 
 # --- the peers --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("made", [wire.Requests, wire.ByHand])
 @pytest.mark.parametrize("by_s3", [False, True])
-def test_the_sandbox_lets_the_wire_loop_in(tmp_path: Path, by_s3: bool) -> None:
+def test_the_sandbox_lets_the_wire_loop_in(
+    tmp_path: Path, by_s3: bool, made: type[wire.Requests] | type[wire.ByHand]
+) -> None:
     with a_sandbox(tmp_path) as sandbox:
         work = Asked(sandbox.url, 70, 1_000, by_s3, 8, None)
-        requests = wire.Requests(sandbox.url.partition("://")[2], ENDPOINT, "sandbox-in")
+        requests = made(sandbox.url.partition("://")[2], ENDPOINT, "sandbox-in")
         assert asyncio.run(wire.send(work, requests)) == 70
         assert finished(sandbox, 70) == {"completed": 70}
 
@@ -192,7 +195,7 @@ def test_one_command_measures_and_reports_everything(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     results = json.loads((tmp_path / "out" / "quick.json").read_bytes())
     compared = results["ratios"][INLINE.name]
-    assert set(compared) == {WIRE, BOTO3, AIOBOTOCORE, SUBMIT, RUN}
+    assert set(compared) == {WIRE, BY_HAND, BOTO3, AIOBOTOCORE, SUBMIT, RUN}
     assert {one["jobs"] for figures in compared.values() for one in figures} == {200}
     assert set(results["skipped"]) == {GO, NODE}
     assert [row["jobs"] for row in results["scale"]] == [200, 400]
