@@ -5,7 +5,7 @@ import pytest
 from dispatcher.model import EndpointName, InferenceId, JobFile, State
 from tests.core.checks import findings
 from tests.core.service import CUT, INVALID, MISSING, NO_CONNECTION, THROTTLED, Weather
-from tests.core.world import MODEL, Line, Plan, Process, World
+from tests.core.world import Line, Plan, Process, World
 
 pytestmark = pytest.mark.looptime(noop_cycles=1)
 
