@@ -115,7 +115,7 @@ def test_of_a_truncated_archive_nothing_is_accepted(name: str, tmp_path: Path, s
     assert name in ended.err
     assert sandbox.counts()["jobs"]["accepted"] == 0
     assert list((tmp_path / f"{name}.results" / "ledger.db.work").glob("*jsonl*")) == [], "the broken copy is gone"
-    assert '"files":[]' in dispatch(tmp_path, None, "status", name, "--json").out
+    assert "has no job file" in dispatch(tmp_path, None, "status", name, "--json").err
 
 
 def test_several_files_get_a_folder_each(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -160,7 +160,8 @@ def test_when_the_ledgers_disk_fails_the_process_ends_and_the_next_one_goes_on(
         ended = service.running.end(30.0)
     assert ended.status == 4, ended.said
     assert str(service.spool.ledger) in ended.err
-    assert "Traceback" not in ended.err
+    # A tool that measures the tests may fail on the same limit, with a traceback of its own.
+    assert not [line for line in ended.err.splitlines() if line.startswith("  File") and "/dispatcher/" in line]
     with serving(tmp_path, sandbox, *LOAD) as service:
         finish(service, sandbox, {"a.jsonl": jobs}, repeated=8)
 

@@ -143,9 +143,10 @@ def test_a_disk_that_fills_up_under_it_and_is_freed_again_costs_nothing(
         service.spool.drop("a.jsonl", files["a.jsonl"])
         eventually(lambda: accepted(sandbox) > 10, 20.0)
         filler = fill(small_disk)
-        service.until_said("disk nearly full")
+        # The watermark's look or the ledger's next commit, whichever comes first: the latter lets go of its ballast.
+        eventually(lambda: service.said("disk nearly full") or service.said("the ledger's disk is full"), 20.0)
         (tmp_path / "b.jsonl").write_bytes(b"".join(line + b"\n" for line in files["b.jsonl"].lines))
         filler.unlink()
         shutil.copy(tmp_path / "b.jsonl", service.spool.inbox)
         finish(service, sandbox, files)
-        assert service.said("disk has room again")
+        assert service.said("disk has room again") or service.said("the ledger's disk has space again")
