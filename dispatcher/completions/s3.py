@@ -38,7 +38,15 @@ class S3Completions:
     clock). `_probing` lets one probe run at a time, so that a burst of 403 makes one request.
     """
 
-    def __init__(self, client: Any, *, deadline: Deadline = DEFAULT_DEADLINE, calls: Calls = QUIET) -> None:
+    def __init__(
+        self,
+        client: Any,
+        *,
+        deadline: Deadline = DEFAULT_DEADLINE,
+        calls: Calls = QUIET,
+        proof_seconds: float = PROOF_SECONDS,
+    ) -> None:
+        self._proof_seconds = proof_seconds
         self._client = client
         self._deadline = deadline
         self._calls = calls
@@ -108,7 +116,7 @@ class S3Completions:
 
     def _is_proven(self, bucket: str) -> bool:
         proof = self._proofs.get(bucket)
-        return proof is not None and asyncio.get_running_loop().time() - proof[1] < PROOF_SECONDS
+        return proof is not None and asyncio.get_running_loop().time() - proof[1] < self._proof_seconds
 
     async def _probe(self, at: Location) -> Fault | None:
         """Finds out whether the bucket's LIST is denied. A Fault where that could not be learnt."""

@@ -153,12 +153,9 @@ async def test_where_list_is_denied_a_hidden_object_is_not_there(sandbox: Sandbo
 
 
 @pytest.mark.parametrize("readable", [False, True])
-async def test_where_list_is_denied_a_proof_that_is_old_is_made_again(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, readable: bool
-) -> None:
-    monkeypatch.setattr("dispatcher.completions.s3.PROOF_SECONDS", 0.0)
+async def test_where_list_is_denied_a_proof_that_is_old_is_made_again(sandbox: Sandbox, readable: bool) -> None:
     async with clients(ClientSettings(max_in_flight=8)) as opened:
-        completions = S3Completions(opened.s3)
+        completions = S3Completions(opened.s3, proof_seconds=0.0)
         uri = await put(opened.s3, "revoked/a.out")
         sandbox.patch(list_denied=True)
         await completions.look(f"s3://{BUCKET}/revoked/none.out")
