@@ -148,6 +148,7 @@ async def _client(stack: AsyncExitStack, session: _Session, service: str, region
         hint = f"check AWS_ENDPOINT_URL, {variable}, and the region {clean(region, 64)!r}"
         raise UsageError(f"no client for {service}: {clean(str(error))}; {hint}") from error
     watch(client, service)
+    client.meta.events.register("before-call", session.credentials.began)
     client.meta.events.register("after-call", session.credentials.refused)
     return client
 

@@ -4,7 +4,8 @@ The SDK's own way lets requests wait in a queue for the provider from ten minute
 then, and reads static keys once. Here the first request that finds the end near begins a renewal, one at a time, and is signed
 with the keys at hand; only without valid keys it waits. A renewal that brought nothing new is made again after a pause that
 doubles. Keys that the service refuses, whatever was said of their end, are looked for in the whole chain again: in files, in
-the environment's endpoint, by the process. What is valid is what the SDK says by this machine's clock.
+the environment's endpoint, by the process. A refusal counts against the keys that its request began with, so those that come
+late say nothing of newer keys. What is valid is what the SDK says by this machine's clock.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ EARLY_SECONDS = 900
 PAUSE_SECONDS = 1.0
 PAUSE_MAX_SECONDS = 30.0
 """Between renewals that bring nothing new; no longer than between two probes of a lane that waits for keys."""
+_BEGAN_WITH = "dispatcher.keys"
+"""Where a call of the SDK's keeps, in its context, the keys that it began with."""
+
 LOOK_SECONDS = 1.0
 """How long keys that were found valid are taken to be so: whether they are costs as much as a signature."""
 
@@ -125,16 +129,21 @@ class Credentials:
         assert name == "account_id"
         return self.get_account_id
 
-    def refused(self, parsed: dict[str, Any], **_: Any) -> None:
+    def began(self, context: dict[str, Any], **_: Any) -> None:
+        """Takes note of a call (the SDK's `before-call`), for `refused`."""
+        context[_BEGAN_WITH] = self.latest()
+
+    def refused(self, parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
         """Takes note of an answer (the SDK's `after-call`) that says the keys are no good."""
         meaning = CODES.get(str(parsed.get("Error", {}).get("Code")))
         if meaning is not None and meaning.reason is FailureReason.CREDENTIALS:
-            self.distrust()
+            self.distrust(context[_BEGAN_WITH])
 
-    def distrust(self) -> None:
-        """The service says that the keys are no good."""
-        self._refused = True
-        self._valid_until = float("-inf")
+    def distrust(self, keys: Keys) -> None:
+        """The service refused a request that began when these were the latest keys."""
+        if keys is self.latest():
+            self._refused = True
+            self._valid_until = float("-inf")
 
     def _valid(self) -> Held | None:
         return self._held if self._held is not None and self._held.lasts(0) else None
@@ -160,7 +169,10 @@ class Credentials:
         else:
             self._trouble = ""
         self._valid_until = float("-inf")
-        self._put_off(news=before is None or self._held is None or before.keys != self._held.keys)
+        news = before is None or self._held is None or before.keys != self._held.keys
+        # What was refused while the renewal was on were the keys before.
+        self._refused = self._refused and not news
+        self._put_off(news=news)
 
     async def _renewed(self, held: Held | None, refused: bool) -> Held:
         made = None if held is None or refused else held.made

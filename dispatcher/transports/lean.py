@@ -30,6 +30,7 @@ from dispatcher.aws.knowledge import Rehearsed, Unfit
 from dispatcher.aws.locations import Location
 from dispatcher.aws.replies import SdkParser, is_elsewhere, is_stored, plain_receipt, receipt, without_inline
 from dispatcher.aws.requests import InvokeRequests, PutRequests, key_path, unwritable
+from dispatcher.aws.signing import Keys
 from dispatcher.aws.uploads import PayloadGoneError, SliceReader
 from dispatcher.interfaces import Fault, FaultKind, FileSlice, Invocation
 from dispatcher.model import EndpointName, FailureReason, InferenceId, Receipt
@@ -103,24 +104,23 @@ class LeanInvoker:
         if unwritable(it.content_type, it.accept, it.custom_attributes):
             return _UNWRITABLE
         seconds = self._deadline.seconds(len(it.body or b""))
-        if self._credentials.current() is None and (
-            fault := await _renewed(self._credentials, "InvokeEndpointAsync", seconds)
-        ):
-            return fault
+        keys = self._credentials.current() or await _renewed(self._credentials, "InvokeEndpointAsync", seconds)
+        if isinstance(keys, Fault):
+            return keys
         try:
             answer = await self._pool.send(partial(self._make, it), seconds)
         except Exception as error:  # nothing is known to raise here, and a job must not pay for what is not known
             return fault_of(error, "InvokeEndpointAsync")
         if isinstance(answer, Fault):
             return answer
-        return plain_receipt(answer, it.inference_id) or await self._odd(answer, it.inference_id)
+        return plain_receipt(answer, it.inference_id) or await self._odd(answer, it.inference_id, keys)
 
     def _make(self, invocation: Invocation) -> Request:
         return self._requests.build(invocation, self._credentials.latest(), self._now())
 
-    async def _odd(self, answer: Answer, inference_id: str) -> Receipt | Fault:
+    async def _odd(self, answer: Answer, inference_id: str, keys: Keys) -> Receipt | Fault:
         parsed = await self._parser.parse(answer)
-        _doubt(parsed, self._credentials)
+        _doubt(parsed, self._credentials, keys)
         return parsed if isinstance(parsed, Fault) else receipt(parsed, inference_id)
 
 
@@ -208,8 +208,9 @@ class LeanStager:
         if unwritable(typed):
             return _UNWRITABLE
         seconds = self._deadline.seconds(size)
-        if self._credentials.current() is None and (fault := await _renewed(self._credentials, "PutObject", seconds)):
-            return fault
+        keys = self._credentials.current() or await _renewed(self._credentials, "PutObject", seconds)
+        if isinstance(keys, Fault):
+            return keys
         try:
             async with asyncio.timeout(seconds):
                 prepared = await upload(payload, size, self._guard)
@@ -221,14 +222,14 @@ class LeanStager:
             return fault_of(error, "PutObject")
         if isinstance(answer, Fault):
             return answer
-        return at.uri if is_stored(answer) else await self._odd(answer, at.uri)
+        return at.uri if is_stored(answer) else await self._odd(answer, at.uri, keys)
 
     def _make(self, key: str, content_type: str | None, prepared: Upload) -> Request:
         return self._requests.build(key, content_type, prepared, self._credentials.latest(), self._now())
 
-    async def _odd(self, answer: Answer, uri: str) -> str | Fault:
+    async def _odd(self, answer: Answer, uri: str, keys: Keys) -> str | Fault:
         parsed = await self._parser.parse(answer)
-        _doubt(parsed, self._credentials)
+        _doubt(parsed, self._credentials, keys)
         if is_elsewhere(answer, parsed):
             self._elsewhere = True
             log.warning("the staging bucket is not where the SDK looked first; the SDK puts from now on")
@@ -267,8 +268,8 @@ async def lean_stager(
 async def _rehearsed(client: Any, credentials: Credentials, resource: str, call: knowledge.Call) -> Rehearsed | Unfit:
     """A request of the SDK's, and the credentials it was signed with at hand."""
     rehearsed = await knowledge.rehearse(client, resource, call)
-    fault = await _renewed(credentials, "rehearsal", knowledge.REHEARSAL_SECONDS)
-    return rehearsed if fault is None else Unfit(f"the credentials are not to be had: {fault.message}")
+    keys = await _renewed(credentials, "rehearsal", knowledge.REHEARSAL_SECONDS)
+    return Unfit(f"the credentials are not to be had: {keys.message}") if isinstance(keys, Fault) else rehearsed
 
 
 async def _pool(
@@ -283,19 +284,19 @@ async def _pool(
     return pool
 
 
-async def _renewed(credentials: Credentials, operation: str, seconds: float) -> Fault | None:
+async def _renewed(credentials: Credentials, operation: str, seconds: float) -> Keys | Fault:
     """Waits for credentials that are valid; the fault if there are none."""
     try:
         async with asyncio.timeout(seconds):
             await credentials.get_frozen_credentials()
     except Exception as error:  # the border: whatever a provider raises becomes a value here
         return _unsent(error, operation)
-    return None
+    return credentials.latest()
 
 
-def _doubt(parsed: object, credentials: Credentials) -> None:
+def _doubt(parsed: object, credentials: Credentials, keys: Keys) -> None:
     if isinstance(parsed, Fault) and parsed.reason is FailureReason.CREDENTIALS:
-        credentials.distrust()
+        credentials.distrust(keys)
 
 
 def _unsent(error: Exception, operation: str) -> Fault:

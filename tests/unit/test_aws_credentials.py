@@ -87,6 +87,13 @@ async def key(credentials: Credentials) -> str:
 EXPIRED = {"Error": {"Code": "ExpiredTokenException"}}
 
 
+def begun(credentials: Credentials) -> dict[str, Any]:
+    """The context of a call of the SDK's that begins now."""
+    context: dict[str, Any] = {}
+    credentials.began(model=None, context=context)
+    return context
+
+
 async def test_keys_that_last_are_asked_for_once() -> None:
     chain = Chain()
     credentials = await opened(chain)
@@ -151,7 +158,7 @@ async def test_refused_keys_are_looked_for_in_the_whole_chain() -> None:
     credentials = await opened(chain)
     chain.gives = "second"
     assert await key(credentials) == "first"
-    credentials.refused(parsed=EXPIRED)
+    credentials.refused(parsed=EXPIRED, context=begun(credentials))
     await key(credentials)
     assert await key(credentials) == "second"
     assert chain.calls == 2
@@ -161,10 +168,29 @@ async def test_keys_that_are_refused_again_and_again_are_not_asked_for_each_time
     chain = Chain()
     credentials = await opened(chain)
     for _ in range(100):
-        credentials.refused(parsed=EXPIRED)
+        credentials.refused(parsed=EXPIRED, context=begun(credentials))
         await key(credentials)
         chain.now += 1.0
     assert chain.calls <= 12
+
+
+async def test_refusals_that_come_late_say_nothing_of_newer_keys() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    calls = [begun(credentials) for _ in range(4)]
+    chain.gives = "second"
+    credentials.refused(parsed=EXPIRED, context=calls.pop())
+    chain.gate.clear()
+    await key(credentials)
+    credentials.refused(parsed=EXPIRED, context=calls.pop())
+    chain.gate.set()
+    await key(credentials)
+    for context in calls:
+        credentials.refused(parsed=EXPIRED, context=context)
+    for _ in range(60):
+        assert await key(credentials) == "second"
+        chain.now += 1.0
+    assert chain.calls == 2
 
 
 async def test_other_refusals_say_nothing_of_the_keys() -> None:
@@ -172,7 +198,7 @@ async def test_other_refusals_say_nothing_of_the_keys() -> None:
     credentials = await opened(chain)
     answers: list[dict[str, Any]] = [{}, {"Error": {"Code": "ThrottlingException"}}, {"Error": {}}]
     for answer in answers:
-        credentials.refused(parsed=answer)
+        credentials.refused(parsed=answer, context=begun(credentials))
         await key(credentials)
     assert chain.calls == 1
 
@@ -239,7 +265,7 @@ async def test_keys_that_the_service_refused_are_renewed_at_the_next_look() -> N
     credentials = await opened(chain)
     assert at_hand(credentials) == "first"
     chain.gives = "second"
-    credentials.distrust()
+    credentials.distrust(credentials.latest())
     at_hand(credentials)
     await settled()
     assert at_hand(credentials) == "second"
