@@ -112,12 +112,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_in_flight: Annotated[
         float,
         Meta(
-            ge=0.05,
+            ge=0.001,
             le=4096.0,
             description="The window in flight never shrinks below this, however much is throttled.",
-            extra=_about("requests", "one request in twenty round trips still finds out when throttling ends"),
+            extra=_about("requests", "no limit but the window's own: a request a second, or in twenty round trips"),
         ),
-    ] = 0.05
+    ] = 0.001
     max_outstanding: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(
