@@ -62,8 +62,9 @@ def started(ca: Path | None = None) -> Iterator[Target]:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without anything that AWS SDKs or the dispatcher read."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DISPATCHER_"))}
+    """This process's environment without anything that AWS SDKs or the dispatcher read. Bytecode is kept, as the image has it."""
+    unwanted = ("AWS_", "DISPATCHER_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
