@@ -17,7 +17,7 @@ import anyio
 import structlog
 from prometheus_client import CollectorRegistry
 
-from dispatcher.aws.calls import Calls
+from dispatcher.aws.calls import QUIET, Calls
 from dispatcher.aws.clients import Clients, ClientSettings, clients
 from dispatcher.aws.deadlines import Deadline
 from dispatcher.completions.s3 import S3Completions
@@ -57,7 +57,12 @@ async def engine(settings: Settings, ledger_path: Path, registry: CollectorRegis
         work = work_folder(ledger_path)
         await anyio.to_thread.run_sync(_make_work, work, {file.data_path for file in await ledger.files()})
         calls, deadline = _calls(metrics), Deadline(base_seconds=settings.attempt_seconds)
-        chosen = await stack.enter_async_context(_transports(settings, opened, len(endpoints), deadline, calls))
+        most = _most_in_flight(settings, len(endpoints))
+        chosen = await stack.enter_async_context(
+            transports_of(settings, opened, connections=most, deadline=deadline, calls=calls)
+        )
+        for operation, why in chosen.unfit.items():
+            log.warning("the SDK sends these requests itself, at a higher cost", operation=operation, why=why)
         made = Engine(
             settings,
             ledger=ledger,
@@ -85,12 +90,12 @@ def _spare_the_collector() -> None:
     gc.freeze()
 
 
-def _transports(
-    settings: Settings, opened: Clients, endpoints: int, deadline: Deadline, calls: Calls
+def transports_of(
+    settings: Settings, opened: Clients, *, connections: int, deadline: Deadline, calls: Calls = QUIET
 ) -> AbstractAsyncContextManager[Transports]:
+    """What hands payloads over under these settings. UsageError for a staging prefix that is none."""
     staging = _staging(settings, opened, deadline, calls)
-    most = _most_in_flight(settings, endpoints)
-    return transports(settings.client, opened, staging, connections=most, deadline=deadline, calls=calls)
+    return transports(settings.client, opened, staging, connections=connections, deadline=deadline, calls=calls)
 
 
 def _staging(settings: Settings, opened: Clients, deadline: Deadline, calls: Calls) -> SdkStager | None:

@@ -80,7 +80,7 @@ async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
             sagemaker=sagemaker,
             s3=s3,
             credentials=session.credentials,
-            ca_bundle=session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or None,
+            ca_bundle=_ca_bundle(session),
             region=region,
             endpoints=endpoints,
         )
@@ -120,6 +120,10 @@ def _region(session: AioSession) -> str:
     if not region:
         raise UsageError("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION, or a region in the profile")
     return str(region)
+
+
+def _ca_bundle(session: AioSession) -> str | None:
+    return session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or None
 
 
 async def _check_credentials(session: _Session) -> None:

@@ -17,13 +17,15 @@ from botocore.exceptions import ClientError
 from msgspec import Struct
 
 from dispatcher.aws import clients
-from dispatcher.aws.clients import ClientSettings
+from dispatcher.aws.clients import Clients, ClientSettings
 from dispatcher.aws.deadlines import Deadline
 from dispatcher.aws.faults import clean, fault_of
 from dispatcher.aws.locations import Location
 from dispatcher.interfaces import Fault
 
 CONNECT_SECONDS = 4.0
+CONNECTIONS = 16
+"""The most requests to one service at once."""
 
 ACTIONS = {
     "InvokeEndpointAsync": "sagemaker:InvokeEndpointAsync",
@@ -96,7 +98,7 @@ class Chain:
 
     def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
-        self._settings = ClientSettings(max_in_flight=16, connect_timeout_seconds=CONNECT_SECONDS)
+        self._settings = ClientSettings(max_in_flight=CONNECTIONS, connect_timeout_seconds=CONNECT_SECONDS)
         self._session: clients._Session | None = None
 
     def region(self) -> str:
@@ -120,7 +122,15 @@ class Chain:
                 for name in ("sagemaker-runtime", "sagemaker", "sts", "s3")
             }
             clients._prepare_s3(made["s3"], expect_continue)
-            yield Probes(made, self._deadline)
+            opened = Clients(
+                sagemaker=made["sagemaker-runtime"],
+                s3=made["s3"],
+                credentials=session.credentials,
+                ca_bundle=clients._ca_bundle(session),
+                region=region,
+                endpoints={name: str(client.meta.endpoint_url) for name, client in made.items()},
+            )
+            yield Probes(opened, made["sagemaker"], made["sts"], self._deadline)
 
     def _opened(self) -> clients._Session:
         if self._session is None:
@@ -129,17 +139,17 @@ class Chain:
 
 
 class Probes:
-    """The questions. `runtime` and `s3` are the clients, for whoever works with them as the dispatcher does.
+    """The questions. `opened` are the clients that a dispatcher has, for whoever works with them as it does.
 
     `deadline` is for them too. `ahead_seconds` are those of all answers so far.
     """
 
-    def __init__(self, made: dict[str, Any], deadline: Deadline) -> None:
+    def __init__(self, opened: Clients, control: Any, sts: Any, deadline: Deadline) -> None:
+        self.opened = opened
         self.deadline = deadline
-        self.runtime, self.s3 = made["sagemaker-runtime"], made["s3"]
-        self._sagemaker, self._sts = made["sagemaker"], made["sts"]
         self.ahead_seconds: list[float] = []
-        self.endpoints = {name: str(client.meta.endpoint_url) for name, client in made.items()}
+        self._control = control
+        self._sts = sts
 
     async def identity(self) -> Answer:
         """GetCallerIdentity."""
@@ -147,35 +157,35 @@ class Probes:
 
     async def endpoint(self, name: str) -> Answer:
         """DescribeEndpoint."""
-        return await self._ask("DescribeEndpoint", lambda: self._sagemaker.describe_endpoint(EndpointName=name))
+        return await self._ask("DescribeEndpoint", lambda: self._control.describe_endpoint(EndpointName=name))
 
     async def endpoint_config(self, name: str) -> Answer:
         """DescribeEndpointConfig."""
         return await self._ask(
-            "DescribeEndpointConfig", lambda: self._sagemaker.describe_endpoint_config(EndpointConfigName=name)
+            "DescribeEndpointConfig", lambda: self._control.describe_endpoint_config(EndpointConfigName=name)
         )
 
     async def bucket(self, name: str, **owner: str) -> Answer:
         """HeadBucket."""
-        return await self._ask("HeadBucket", lambda: self.s3.head_bucket(Bucket=name, **owner))
+        return await self._ask("HeadBucket", lambda: self.opened.s3.head_bucket(Bucket=name, **owner))
 
     async def list_one(self, folder: Location) -> Answer:
         """ListObjectsV2 of one key."""
         return await self._ask(
-            "ListObjectsV2", lambda: self.s3.list_objects_v2(Bucket=folder.bucket, Prefix=folder.key, MaxKeys=1)
+            "ListObjectsV2", lambda: self.opened.s3.list_objects_v2(Bucket=folder.bucket, Prefix=folder.key, MaxKeys=1)
         )
 
     async def look(self, at: Location) -> Answer:
         """HeadObject."""
-        return await self._ask("HeadObject", lambda: self.s3.head_object(Bucket=at.bucket, Key=at.key))
+        return await self._ask("HeadObject", lambda: self.opened.s3.head_object(Bucket=at.bucket, Key=at.key))
 
     async def delete(self, at: Location) -> Answer:
         """DeleteObject."""
-        return await self._ask("DeleteObject", lambda: self.s3.delete_object(Bucket=at.bucket, Key=at.key))
+        return await self._ask("DeleteObject", lambda: self.opened.s3.delete_object(Bucket=at.bucket, Key=at.key))
 
     async def invoke(self, **parameters: Any) -> Answer:
         """InvokeEndpointAsync, whatever the parameters: to see what the service says to bad ones."""
-        return await self._ask("InvokeEndpointAsync", lambda: self.runtime.invoke_endpoint_async(**parameters))
+        return await self._ask("InvokeEndpointAsync", lambda: self.opened.sagemaker.invoke_endpoint_async(**parameters))
 
     async def _ask(self, operation: str, request: Callable[[], Awaitable[Any]]) -> Answer:
         answer = await ask(operation, request, self.deadline.seconds())

@@ -1,10 +1,11 @@
-"""Who asks AWS, with what, from where: the SDK, the credentials, the region, the URLs, and whether the clocks agree."""
+"""Who asks AWS, with what, from where: SDK, client, credentials, region, URLs, and whether the clocks agree."""
 
 from dispatcher.aws.probes import ANNOUNCED_REGIONS, Chain, Probes, Sdk, sdk
 from dispatcher.checks.findings import Finding, Findings, failed, in_thread, ok, unknown, warning
 from dispatcher.errors import UsageError
 from dispatcher.model import FailureReason
 from dispatcher.settings import Settings
+from dispatcher.transports.choosing import Kind, Transports
 
 SKEW_FAILS_SECONDS = 240.0
 """A signature is good for five minutes; a minute of that is left for what waits before it is sent."""
@@ -15,6 +16,10 @@ _STATIC = {
     "shared-credentials-file": "static keys in a credentials file",
     "config-file": "static keys in the configuration file",
 }
+_UNFIT_ADVICE = (
+    "it works at about ten times the CPU: take away what stands there (for a proxy, name AWS's hosts in NO_PROXY), or set "
+    'client = "sdk" if it is meant so'
+)
 _REFUSED = {FailureReason.CREDENTIALS, FailureReason.ACCESS_DENIED}
 
 
@@ -71,7 +76,20 @@ async def identity(probes: Probes) -> Findings:
 
 async def urls(probes: Probes) -> Findings:
     """The URLs in force, after all settings of the SDK."""
-    return [ok("URLs", ", ".join(f"{name} {url}" for name, url in probes.endpoints.items()))]
+    return [ok("URLs", ", ".join(f"{name} {url}" for name, url in probes.opened.endpoints.items()))]
+
+
+def client(kind: Kind, chosen: Transports) -> Findings:
+    """What sends InvokeEndpointAsync, and PutObject where payloads are staged."""
+    if kind == "sdk":
+        return [ok("client", "the SDK, as set")]
+    operations = ["InvokeEndpointAsync", *(["PutObject"] if chosen.stager is not None else [])]
+    lean = [operation for operation in operations if operation not in chosen.unfit]
+    found = [ok("client", f"lean: {' and '.join(lean)}")] if lean else []
+    return found + [
+        warning("client", f"the SDK sends {operation} itself: {why}", _UNFIT_ADVICE)
+        for operation, why in chosen.unfit.items()
+    ]
 
 
 def clock(ahead_seconds: list[float]) -> Findings:

@@ -5,31 +5,21 @@ import secrets
 from dispatcher.aws.locations import BadLocation, Location, parse_folder
 from dispatcher.aws.probes import Answer, Probes, bucket_region
 from dispatcher.checks.findings import Findings, failed, ok, unknown, warning
-from dispatcher.interfaces import Fault
+from dispatcher.interfaces import Fault, Stager
 from dispatcher.model import FailureReason
 from dispatcher.settings import Settings
-from dispatcher.transports.staging import SdkStager, staging_folder
+from dispatcher.transports.staging import staging_folder
 
 KEY = "dispatcher-check"
 
 
-def stager(probes: Probes, settings: Settings) -> SdkStager:
-    """Stages as the dispatcher does, with its key, tags and owner. Only where staging is set."""
-    return SdkStager(
-        probes.s3,
-        settings.staging or "",
-        sse_kms_key_id=settings.staging_kms_key,
-        tags=dict(tag.split("=", 1) for tag in settings.staging_tags),
-        expected_bucket_owner=settings.bucket_owner,
-        deadline=probes.deadline,
-    )
-
-
-async def staging(probes: Probes, settings: Settings, region: str) -> Findings:
-    """Puts a small object under the staging prefix, and deletes it."""
+async def staging(probes: Probes, settings: Settings, here: Stager | None) -> Findings:
+    """Puts a small object under the staging prefix, and deletes it. `here` is the dispatcher's own way to do so."""
     if settings.staging is None:
         return [unknown("staging", "none is set: every payload must fit inline")]
-    here, key = stager(probes, settings), f"{KEY}-{secrets.token_hex(8)}"
+    if here is None:
+        return [unknown("staging", "nothing was put: the client comes first")]
+    key = f"{KEY}-{secrets.token_hex(8)}"
     staged = await here.stage(key, b"{}", "application/json")
     if isinstance(staged, Fault):
         return [
@@ -42,10 +32,11 @@ async def staging(probes: Probes, settings: Settings, region: str) -> Findings:
         advice = 'allow s3:DeleteObject there, or set staged_inputs = "lifecycle" with a rule in the bucket'
         verdict = failed if settings.staged_inputs == "delete" else warning
         found.append(verdict("staging", text, advice))
-    return found + await _in_region(probes, staging_folder(settings.staging), region)
+    return found + await _in_region(probes, staging_folder(settings.staging))
 
 
-async def _in_region(probes: Probes, at: Location, region: str) -> Findings:
+async def _in_region(probes: Probes, at: Location) -> Findings:
+    region = probes.opened.region
     there = bucket_region(await probes.bucket(at.bucket))
     if there is None:
         return [unknown("staging", f"S3 did not say in which region {at.bucket} is")]

@@ -6,11 +6,12 @@ checked.
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 
 from msgspec import Struct
 
 from dispatcher.aws.deadlines import Deadline
-from dispatcher.aws.probes import Chain, Probes
+from dispatcher.aws.probes import CONNECTIONS, Chain, Probes
 from dispatcher.checks import account, buckets, disk, endpoints
 from dispatcher.checks.endpoints import Described
 from dispatcher.checks.findings import DISK_SECONDS, Findings, Verdict, bounded, failed, in_thread, unknown
@@ -18,7 +19,9 @@ from dispatcher.checks.lessons import Lesson
 from dispatcher.checks.oddities import odd_settings
 from dispatcher.checks.selftest import SelfTest, self_test
 from dispatcher.errors import UsageError
+from dispatcher.service import transports_of
 from dispatcher.settings import Settings
+from dispatcher.transports.choosing import Transports
 
 
 class Report(Struct, frozen=True):
@@ -58,29 +61,43 @@ async def _remote(settings: Settings, test: SelfTest | None) -> tuple[Findings, 
     if any(finding.verdict is Verdict.FAILED for finding in found):
         return [*found, unknown("AWS", "nothing was asked of it: SDK, region and credentials come first")], []
     try:
-        async with chain.open(settings.expect_continue) as probes:
-            asked, lessons = await _asked(probes, settings, test, chain.region())
+        async with chain.open(settings.expect_continue) as probes, AsyncExitStack() as stack:
+            asked, lessons = await _asked(stack, probes, settings, test)
             return found + asked, lessons
     except UsageError as error:
         return [*found, failed("AWS", str(error), "check the SDK's settings")], []
 
 
 async def _asked(
-    probes: Probes, settings: Settings, test: SelfTest | None, region: str
+    stack: AsyncExitStack, probes: Probes, settings: Settings, test: SelfTest | None
 ) -> tuple[Findings, list[Lesson]]:
+    chosen: list[Transports] = []
+    found = await bounded("client", _client(stack, probes, settings, chosen))
     described: list[Described] = []
-    found = await _together(
+    found += await _together(
         bounded("identity", account.identity(probes)),
         bounded("URLs", account.urls(probes)),
         bounded("endpoints", _endpoints(probes, settings, described)),
-        bounded("staging", buckets.staging(probes, settings, region)),
+        bounded("staging", buckets.staging(probes, settings, chosen[0].stager if chosen else None)),
     )
     found += await bounded("outputs", _outputs(probes, described))
     found += account.clock(probes.ahead_seconds)
     if test is None:
         return found, []
-    tested, lessons = await self_test(probes, settings, described, test)
+    if not chosen:
+        return [*found, unknown("self-test", "nothing was sent: the client comes first")], []
+    tested, lessons = await self_test(probes, chosen[0], settings, described, test)
     return found + tested, lessons
+
+
+async def _client(stack: AsyncExitStack, probes: Probes, settings: Settings, chosen: list[Transports]) -> Findings:
+    """Opens what a dispatcher would hand payloads over with, and adds it to `chosen`; `stack` closes it."""
+    try:
+        made = transports_of(settings, probes.opened, connections=CONNECTIONS, deadline=probes.deadline)
+    except UsageError as error:
+        return [failed("client", str(error), "set another --staging")]
+    chosen.append(await stack.enter_async_context(made))
+    return account.client(settings.client, chosen[0])
 
 
 async def _endpoints(probes: Probes, settings: Settings, described: list[Described]) -> Findings:

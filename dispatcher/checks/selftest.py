@@ -18,16 +18,15 @@ from msgspec import Struct
 from dispatcher.aws.locations import Location, parse_location
 from dispatcher.aws.probes import Probes
 from dispatcher.checks import lessons
-from dispatcher.checks.buckets import stager
 from dispatcher.checks.endpoints import Described
 from dispatcher.checks.findings import Finding, Findings, failed, ok, warning
 from dispatcher.checks.lessons import Lesson
 from dispatcher.completions.s3 import S3Completions
 from dispatcher.identity import filename, inference_id, input_key, output_path_extension, run_id
-from dispatcher.interfaces import Fault, Found, Invocation
+from dispatcher.interfaces import Fault, Found, Invocation, Stager
 from dispatcher.model import INLINE_MAX_BYTES, EndpointName, FailureReason, InferenceId, Receipt
 from dispatcher.settings import Settings
-from dispatcher.transports.sagemaker import SdkInvoker
+from dispatcher.transports.choosing import Transports
 
 LOOK_SECONDS = (0.1, 2.0)
 """The first and the longest pause between two looks for a result."""
@@ -55,10 +54,10 @@ class _Ended(Struct, frozen=True):
 
 
 async def self_test(
-    probes: Probes, settings: Settings, described: list[Described], test: SelfTest
+    probes: Probes, chosen: Transports, settings: Settings, described: list[Described], test: SelfTest
 ) -> tuple[Findings, list[Lesson]]:
-    """Tests every endpoint, all at once."""
-    testers = [_Tester(probes, settings, one, test) for one in described]
+    """Tests every endpoint, all at once. `chosen` are the dispatcher's own transports: good jobs travel by them."""
+    testers = [_Tester(probes, chosen, settings, one, test) for one in described]
     await asyncio.gather(*(tester.run() for tester in testers))
     return [finding for one in testers for finding in one.findings], [
         lesson for one in testers for lesson in one.lessons
@@ -68,7 +67,9 @@ async def self_test(
 class _Tester:
     """The test of one endpoint: what was found and learnt so far, and what it will have to clean up."""
 
-    def __init__(self, probes: Probes, settings: Settings, described: Described, test: SelfTest) -> None:
+    def __init__(
+        self, probes: Probes, chosen: Transports, settings: Settings, described: Described, test: SelfTest
+    ) -> None:
         self.findings: Findings = []
         self.lessons: list[Lesson] = []
         self._probes = probes
@@ -77,8 +78,9 @@ class _Tester:
         self._test = test
         self._run = run_id(os.urandom(10))
         self._jobs = 0
-        self._invoker = SdkInvoker(probes.runtime, deadline=probes.deadline)
-        self._completions = S3Completions(probes.s3, deadline=probes.deadline)
+        self._invoker = chosen.invoker
+        self._stager = chosen.stager
+        self._completions = S3Completions(probes.opened.s3, deadline=probes.deadline)
         self._written: list[str] = []  # locations that receipts named
         self._check = f"self-test {described.name}"
 
@@ -87,8 +89,8 @@ class _Tester:
         try:
             first = self._invocation(self._next_id(), body=self._test.payload)
             ended = await self._inline(first)
-            if self._settings.staging is not None:
-                await self._by_s3()
+            if self._stager is not None:
+                await self._by_s3(self._stager)
             await self._bad_requests()
             if ended is not None and ended.succeeded:
                 await self._again(first, ended)
@@ -111,8 +113,8 @@ class _Tester:
         self._find(await self._verdict("inline", ended, took))
         return ended
 
-    async def _by_s3(self) -> None:
-        job, here, began = self._next_id(), stager(self._probes, self._settings), _now()
+    async def _by_s3(self, here: Stager) -> None:
+        job, began = self._next_id(), _now()
         location = await here.stage(input_key(job), self._test.payload, self._settings.content_type)
         if isinstance(location, Fault):
             self._find(self._refused("by S3, PutObject", location))

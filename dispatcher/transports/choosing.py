@@ -1,10 +1,9 @@
-"""Which transports a process uses: the lean ones where they can stand for the SDK's, and a word in the log where they cannot."""
+"""Which transports a process uses: the lean ones where they can stand for the SDK's; where they cannot, the SDK's, and why."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Literal, TypeVar
+from typing import Literal
 
-import structlog
 from msgspec import Struct
 
 from dispatcher.aws.calls import QUIET, Calls
@@ -16,18 +15,18 @@ from dispatcher.transports.lean import lean_invoker, lean_stager
 from dispatcher.transports.sagemaker import SdkInvoker
 from dispatcher.transports.staging import SdkStager
 
-log = structlog.get_logger(__name__)
-
 Kind = Literal["lean", "sdk"]
-T = TypeVar("T")
-S = TypeVar("S")
 
 
 class Transports(Struct, frozen=True):
-    """What hands payloads over. No `stager` where nothing is to be staged."""
+    """What hands payloads over. No `stager` where nothing is to be staged.
+
+    `unfit`: operations whose requests the SDK sends itself though the lean transports were asked for, and why.
+    """
 
     invoker: Invoker
     stager: Stager | None
+    unfit: Mapping[str, str]
 
 
 @asynccontextmanager
@@ -43,19 +42,16 @@ async def transports(
     """Opens transports of that kind, at most `connections` to each service. `staging` is the SDK's stager, set up."""
     invoker = SdkInvoker(opened.sagemaker, deadline=deadline, calls=calls)
     if kind == "sdk":
-        yield Transports(invoker, staging)
+        yield Transports(invoker, staging, {})
         return
     async with AsyncExitStack() as stack:
         lean = await lean_invoker(stack, opened, connections=connections, deadline=deadline, calls=calls)
-        if staging is None:
-            yield Transports(_fit("InvokeEndpointAsync", lean, invoker), None)
-            return
-        put = await lean_stager(stack, opened, staging, connections=connections, deadline=deadline, calls=calls)
-        yield Transports(_fit("InvokeEndpointAsync", lean, invoker), _fit("PutObject", put, staging))
-
-
-def _fit(operation: str, lean: T | Unfit, sdk: S) -> T | S:
-    if not isinstance(lean, Unfit):
-        return lean
-    log.warning("the SDK sends these requests itself, at a higher cost", operation=operation, why=lean.why)
-    return sdk
+        put = staging and await lean_stager(
+            stack, opened, staging, connections=connections, deadline=deadline, calls=calls
+        )
+        made = {"InvokeEndpointAsync": lean, "PutObject": put}
+        yield Transports(
+            invoker if isinstance(lean, Unfit) else lean,
+            staging if isinstance(put, Unfit) else put,
+            {operation: found.why for operation, found in made.items() if isinstance(found, Unfit)},
+        )

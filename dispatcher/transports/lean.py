@@ -16,11 +16,12 @@ from time import monotonic
 from typing import Any
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from dispatcher.aws import knowledge
 from dispatcher.aws.bodies import Guard, Upload, guard, open_payload, upload
-from dispatcher.aws.calls import QUIET, Calls, word
+from dispatcher.aws.calls import QUIET, Calls, Operation, word
 from dispatcher.aws.clients import Clients
 from dispatcher.aws.credentials import Credentials
 from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
@@ -47,6 +48,32 @@ _UNWRITABLE = Fault(
 )
 
 
+class Wire(Struct, frozen=True, kw_only=True):
+    """How the requests of one operation travel: in this time, over these connections, signed with these keys by this clock.
+
+    Answers that say more than usual go to the parser; `calls` are told of each request.
+    """
+
+    operation: Operation
+    pool: Pool
+    credentials: Credentials
+    parser: SdkParser
+    deadline: Deadline
+    calls: Calls
+    now: Callable[[], float] = time.time
+
+    async def renewed(self, seconds: float) -> Keys | Fault:
+        """Waits for credentials that are valid; the fault if there are none."""
+        return await _renewed(self.credentials, self.operation, seconds)
+
+    async def parsed(self, answer: Answer, keys: Keys) -> dict[str, Any] | Fault:
+        """What the SDK makes of the answer to a request with these keys; they are asked for anew if it refuses them."""
+        parsed = await self.parser.parse(answer)
+        if isinstance(parsed, Fault) and parsed.reason is FailureReason.CREDENTIALS:
+            self.credentials.distrust(keys)
+        return parsed
+
+
 # --- InvokeEndpointAsync ---------------------------------------------------------------------------------------------
 
 _REHEARSAL = Invocation(
@@ -67,35 +94,20 @@ _REHEARSAL = Invocation(
 class LeanInvoker:
     """An Invoker on a pool of connections."""
 
-    def __init__(
-        self,
-        requests: InvokeRequests,
-        pool: Pool,
-        credentials: Credentials,
-        parser: SdkParser,
-        *,
-        deadline: Deadline = DEFAULT_DEADLINE,
-        calls: Calls = QUIET,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, requests: InvokeRequests, wire: Wire) -> None:
         self._requests = requests
-        self._pool = pool
-        self._credentials = credentials
-        self._parser = parser
-        self._deadline = deadline
-        self._calls = calls
-        self._now = now
+        self._wire = wire
 
     async def invoke(self, invocation: Invocation) -> Receipt | Fault:
         """See Invoker. Without a body, a 413 or a refusal that speaks of the body is an ordinary VALIDATION_ERROR."""
         # As `Calls.watch` does, with one coroutine less for every job.
-        started = monotonic()
-        self._calls.began("InvokeEndpointAsync")
+        calls, started = self._wire.calls, monotonic()
+        calls.began("InvokeEndpointAsync")
         try:
             outcome = await self._send(invocation)
         finally:
-            self._calls.over("InvokeEndpointAsync")
-        self._calls.observe("InvokeEndpointAsync", word(outcome), monotonic() - started)
+            calls.over("InvokeEndpointAsync")
+        calls.observe("InvokeEndpointAsync", word(outcome), monotonic() - started)
         return without_inline(outcome) if isinstance(outcome, Fault) and invocation.body is None else outcome
 
     async def _send(self, it: Invocation) -> Receipt | Fault:
@@ -103,12 +115,12 @@ class LeanInvoker:
             return _UNWRITABLE
         if unwritable(it.content_type, it.accept, it.custom_attributes):
             return _UNWRITABLE
-        seconds = self._deadline.seconds(len(it.body or b""))
-        keys = self._credentials.current() or await _renewed(self._credentials, "InvokeEndpointAsync", seconds)
+        wire, seconds = self._wire, self._wire.deadline.seconds(len(it.body or b""))
+        keys = wire.credentials.current() or await wire.renewed(seconds)
         if isinstance(keys, Fault):
             return keys
         try:
-            answer = await self._pool.send(partial(self._make, it), seconds)
+            answer = await wire.pool.send(partial(self._make, it), seconds)
         except Exception as error:  # nothing is known to raise here, and a job must not pay for what is not known
             return fault_of(error, "InvokeEndpointAsync")
         if isinstance(answer, Fault):
@@ -116,11 +128,10 @@ class LeanInvoker:
         return plain_receipt(answer, it.inference_id) or await self._odd(answer, it.inference_id, keys)
 
     def _make(self, invocation: Invocation) -> Request:
-        return self._requests.build(invocation, self._credentials.latest(), self._now())
+        return self._requests.build(invocation, self._wire.credentials.latest(), self._wire.now())
 
     async def _odd(self, answer: Answer, inference_id: str, keys: Keys) -> Receipt | Fault:
-        parsed = await self._parser.parse(answer)
-        _doubt(parsed, self._credentials, keys)
+        parsed = await self._wire.parsed(answer, keys)
         return parsed if isinstance(parsed, Fault) else receipt(parsed, inference_id)
 
 
@@ -143,8 +154,15 @@ async def lean_invoker(
     pool = await _pool(stack, client, opened.ca_bundle, rehearsed, ours, connections)
     if isinstance(pool, Unfit):
         return pool
-    parser = SdkParser(client, "sagemaker-runtime", "InvokeEndpointAsync")
-    return LeanInvoker(requests, pool, credentials, parser, deadline=deadline, calls=calls)
+    wire = Wire(
+        operation="InvokeEndpointAsync",
+        pool=pool,
+        credentials=credentials,
+        parser=SdkParser(client, "sagemaker-runtime", "InvokeEndpointAsync"),
+        deadline=deadline,
+        calls=calls,
+    )
+    return LeanInvoker(requests, wire)
 
 
 # --- PutObject -------------------------------------------------------------------------------------------------------
@@ -157,28 +175,11 @@ class LeanStager:
     then on.
     """
 
-    def __init__(
-        self,
-        sdk: SdkStager,
-        requests: PutRequests,
-        how: Guard,
-        pool: Pool,
-        credentials: Credentials,
-        parser: SdkParser,
-        *,
-        deadline: Deadline = DEFAULT_DEADLINE,
-        calls: Calls = QUIET,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, sdk: SdkStager, requests: PutRequests, how: Guard, wire: Wire) -> None:
         self._sdk = sdk
         self._requests = requests
         self._guard = how
-        self._pool = pool
-        self._credentials = credentials
-        self._parser = parser
-        self._deadline = deadline
-        self._calls = calls
-        self._now = now
+        self._wire = wire
         self._elsewhere = False
 
     async def stage(self, key: str, payload: bytes | FileSlice, content_type: str | None) -> str | Fault:
@@ -200,15 +201,17 @@ class LeanStager:
             return gone(str(error)) if isinstance(error, PayloadGoneError) else _unsent(error, "PutObject")
         size = len(payload) if isinstance(payload, bytes) else payload.length
         with nullcontext() if isinstance(opened, bytes) else opened:
-            outcome = await self._calls.watch("PutObject", self._put(self._sdk.at(key), opened, size, content_type))
+            outcome = await self._wire.calls.watch(
+                "PutObject", self._put(self._sdk.at(key), opened, size, content_type)
+            )
             lost = isinstance(opened, SliceReader) and opened.gone
             return gone("it became shorter while it was being sent") if lost else outcome
 
     async def _put(self, at: Location, payload: bytes | SliceReader, size: int, typed: str | None) -> str | Fault:
         if unwritable(typed):
             return _UNWRITABLE
-        seconds = self._deadline.seconds(size)
-        keys = self._credentials.current() or await _renewed(self._credentials, "PutObject", seconds)
+        wire, seconds = self._wire, self._wire.deadline.seconds(size)
+        keys = wire.credentials.current() or await wire.renewed(seconds)
         if isinstance(keys, Fault):
             return keys
         try:
@@ -217,7 +220,7 @@ class LeanStager:
         except OSError as error:  # a disk that fails, or hangs
             return _unsent(error, "PutObject")
         try:
-            answer = await self._pool.send(partial(self._make, at.key, typed, prepared), seconds)
+            answer = await wire.pool.send(partial(self._make, at.key, typed, prepared), seconds)
         except Exception as error:  # what reading the payload raises comes through here, in the middle of the request
             return fault_of(error, "PutObject")
         if isinstance(answer, Fault):
@@ -225,11 +228,10 @@ class LeanStager:
         return at.uri if is_stored(answer) else await self._odd(answer, at.uri, keys)
 
     def _make(self, key: str, content_type: str | None, prepared: Upload) -> Request:
-        return self._requests.build(key, content_type, prepared, self._credentials.latest(), self._now())
+        return self._requests.build(key, content_type, prepared, self._wire.credentials.latest(), self._wire.now())
 
     async def _odd(self, answer: Answer, uri: str, keys: Keys) -> str | Fault:
-        parsed = await self._parser.parse(answer)
-        _doubt(parsed, self._credentials, keys)
+        parsed = await self._wire.parsed(answer, keys)
         if is_elsewhere(answer, parsed):
             self._elsewhere = True
             log.warning("the staging bucket is not where the SDK looked first; the SDK puts from now on")
@@ -258,8 +260,15 @@ async def lean_stager(
     pool = await _pool(stack, opened.s3, opened.ca_bundle, rehearsed, ours, connections)
     if isinstance(pool, Unfit):
         return pool
-    parser = SdkParser(opened.s3, "s3", "PutObject")
-    return LeanStager(sdk, requests, how, pool, credentials, parser, deadline=deadline, calls=calls)
+    wire = Wire(
+        operation="PutObject",
+        pool=pool,
+        credentials=credentials,
+        parser=SdkParser(opened.s3, "s3", "PutObject"),
+        deadline=deadline,
+        calls=calls,
+    )
+    return LeanStager(sdk, requests, how, wire)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
@@ -292,11 +301,6 @@ async def _renewed(credentials: Credentials, operation: str, seconds: float) -> 
     except Exception as error:  # the border: whatever a provider raises becomes a value here
         return _unsent(error, operation)
     return credentials.latest()
-
-
-def _doubt(parsed: object, credentials: Credentials, keys: Keys) -> None:
-    if isinstance(parsed, Fault) and parsed.reason is FailureReason.CREDENTIALS:
-        credentials.distrust(keys)
 
 
 def _unsent(error: Exception, operation: str) -> Fault:

@@ -163,8 +163,10 @@ class Bench(NamedTuple):
         """What the lean path and what the SDK sends; the lean one a second time if the second was over."""
         self.runner.run(ask(self.sdk[which]))
         theirs, ours = self.sdk[2].pop(), self.lean[2].sent
-        self.lean[which]._now = lambda: second(theirs)  # type: ignore[union-attr]
-        self.runner.run(ask(self.lean[which]))
+        lean = self.lean[which]
+        assert not isinstance(lean, Recorder)
+        lean._wire = replace(lean._wire, now=lambda: second(theirs))
+        self.runner.run(ask(lean))
         return ours.pop(), theirs
 
 
@@ -184,7 +186,8 @@ async def opened_bench(stack: AsyncExitStack, place: Place, runner: asyncio.Runn
     put = await lean_stager(stack, opened, stager, connections=1)
     assert isinstance(invoker, LeanInvoker), invoker
     assert isinstance(put, LeanStager), put
-    invoker._pool = put._pool = recorder  # type: ignore[assignment]
+    for lean in (invoker, put):
+        lean._wire = replace(lean._wire, pool=recorder)
     seen: list[Sent] = []
     stop_at_the_network(opened.sagemaker, "sagemaker-runtime", seen)
     stop_at_the_network(opened.s3, "s3", seen)

@@ -1,13 +1,14 @@
 """When the lean path stands for the SDK's and when it gives way, and what it does where the SDK looks further."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
+from msgspec.structs import replace
 
 from dispatcher.aws.clients import Clients, ClientSettings, clients
 from dispatcher.aws.credentials import Credentials
@@ -19,6 +20,7 @@ from dispatcher.transports.choosing import transports
 from dispatcher.transports.lean import LeanInvoker, LeanStager
 from dispatcher.transports.sagemaker import SdkInvoker
 from dispatcher.transports.staging import SdkStager
+from tests.programs import ENDPOINT, STAGING, a_sandbox, dispatch
 from tests.scripted import accepts, answers, aws_environment, scripted_server
 from tests.transports import invoking, staging
 from tests.wires import NAME, authority
@@ -53,15 +55,13 @@ async def opened_clients() -> AsyncIterator[Clients]:
 
 
 async def reasons(opened: Clients, bucket: str = "bkt") -> list[str]:
-    """Why the SDK sends itself, as the log says it; the transports are then the SDK's."""
-    with structlog.testing.capture_logs() as logs:
-        async with transports("lean", opened, SdkStager(opened.s3, f"s3://{bucket}"), connections=1) as found:
-            told = {entry["operation"]: entry["why"] for entry in logs}
-            assert isinstance(found.invoker, SdkInvoker) == ("InvokeEndpointAsync" in told)
-            assert isinstance(found.stager, SdkStager) == ("PutObject" in told)
-            assert isinstance(found.invoker, LeanInvoker) != isinstance(found.invoker, SdkInvoker)
-            assert isinstance(found.stager, LeanStager) != isinstance(found.stager, SdkStager)
-    return list(told.values())
+    """Why the SDK sends itself; the transports are then the SDK's."""
+    async with transports("lean", opened, SdkStager(opened.s3, f"s3://{bucket}"), connections=1) as found:
+        assert isinstance(found.invoker, SdkInvoker) == ("InvokeEndpointAsync" in found.unfit)
+        assert isinstance(found.stager, SdkStager) == ("PutObject" in found.unfit)
+        assert isinstance(found.invoker, LeanInvoker) != isinstance(found.invoker, SdkInvoker)
+        assert isinstance(found.stager, LeanStager) != isinstance(found.stager, SdkStager)
+        return list(found.unfit.values())
 
 
 async def test_where_nothing_is_odd_nothing_is_said(environment: pytest.MonkeyPatch) -> None:
@@ -128,6 +128,18 @@ async def test_a_directory_bucket_is_left_to_the_sdk(environment: pytest.MonkeyP
         assert len(await reasons(opened, "bkt--use1-az4--x-s3")) == 1
 
 
+def test_a_dispatcher_says_in_its_log_what_the_sdk_sends_itself(tmp_path: Path) -> None:
+    (tmp_path / "jobs.jsonl").write_text('{"payload": 1}\n')
+    flags = ("--endpoint", ENDPOINT, "--staging", STAGING, "--comparison-share", "0", "--log-format", "json")
+    elsewhere: dict[str, Any] = {"AWS_ENDPOINT_URL_S3": "https://127.0.0.1:1", "AWS_CA_BUNDLE": "no-such-bundle"}
+    with a_sandbox(tmp_path) as sandbox:
+        ended = dispatch(tmp_path, sandbox, "run", "jobs.jsonl", "--no-wait", *flags, **elsewhere)
+    assert ended.status == 0, ended.said
+    logs = [json.loads(line) for line in ended.err.splitlines() if line.startswith("{")]
+    told = [(log["level"], log["operation"], log["why"][:13]) for log in logs if "higher cost" in log["event"]]
+    assert told == [("warning", "PutObject", "the CA bundle")], ended.said
+
+
 async def test_a_rehearsal_stops_no_request_of_others(environment: pytest.MonkeyPatch) -> None:
     async with scripted_server(accepts("id-1")) as server:
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
@@ -155,7 +167,9 @@ async def test_credentials_that_come_too_late_sent_nothing(environment: pytest.M
     async with scripted_server(accepts("id-1")) as server:
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
         async with opened_clients() as opened, invoking("lean", opened, Deadline(base_seconds=0.1)) as invoker:
-            credentials = invoker._credentials = Credentials(hang)  # type: ignore[attr-defined]
+            credentials = Credentials(hang)
+            assert isinstance(invoker, LeanInvoker)
+            invoker._wire = replace(invoker._wire, credentials=credentials)
             fault = await invoker.invoke(JOB)
             await credentials.aclose()
         assert isinstance(fault, Fault)
@@ -235,7 +249,8 @@ async def test_a_disk_that_fails_in_the_middle_of_an_upload_is_a_fault(environme
             raise OSError(5, "Input/output error")
 
     async with opened_clients() as opened, staging("lean", opened, "s3://bkt") as stager:
-        stager._pool = Failing()  # type: ignore[attr-defined]
+        assert isinstance(stager, LeanStager)
+        stager._wire = replace(stager._wire, pool=Failing())
         fault = await stager.stage("k", b"x", None)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (FaultKind.UNKNOWN, FailureReason.NETWORK)

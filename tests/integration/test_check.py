@@ -108,8 +108,8 @@ def well(folder: Path, sandbox: Sandbox) -> Checked:
 @pytest.mark.parametrize(
     "check",
     [
-        *("settings", "SDK", "region", "credentials", "identity", "URLs", f"endpoint {ENDPOINT}", "staging", "outputs"),
-        *("clock", "SQLite", "ledger", "spool", "listen"),
+        *("settings", "SDK", "region", "credentials", "client", "identity", "URLs", f"endpoint {ENDPOINT}", "staging"),
+        *("outputs", "clock", "SQLite", "ledger", "spool", "listen"),
     ],
 )
 def test_where_all_is_well_every_check_says_so(well: Checked, check: str) -> None:
@@ -146,6 +146,42 @@ def test_every_unusable_setting_is_named_at_once(tmp_path: Path) -> None:
     assert [
         name for name in ("--staging", "--max-in-flight", "--endpoint", "DISPATCHER_NONE") if name not in ended.err
     ] == []
+
+
+# --- the client -------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_lean_client_sends_is_told(well: Checked, many: Checked) -> None:
+    assert well.said("client") == [("ok", "lean: InvokeEndpointAsync and PutObject")]
+    assert many.said("client") == [("ok", "lean: InvokeEndpointAsync")]
+
+
+def test_a_client_that_was_chosen_is_no_warning(folder: Path, sandbox: Sandbox) -> None:
+    assert told(sandbox, folder, "--client", "sdk").said("client") == [("ok", "the SDK, as set")]
+
+
+def test_what_the_sdk_must_send_is_warned_of_for_each_operation_by_itself(folder: Path, sandbox: Sandbox) -> None:
+    """TLS to S3 alone, with a bundle that is not there."""
+    (port,) = free_ports(1)
+    variables = {"AWS_ENDPOINT_URL_S3": f"https://127.0.0.1:{port}", "AWS_CA_BUNDLE": "no-such-bundle"}
+    found = checked(folder, sandbox, "--endpoint", ENDPOINT, "--staging", STAGING, **variables)
+    fit, unfit = found.said("client")
+    assert fit == ("ok", "lean: InvokeEndpointAsync")
+    assert unfit[0] == "warning"
+    assert unfit[1].startswith("the SDK sends PutObject itself: the CA bundle cannot be read")
+    assert found.verdicts("staging") == {"failed"}
+
+
+def test_a_proxy_costs_cpu_and_the_check_says_what_to_do(folder: Path, sandbox: Sandbox) -> None:
+    (port,) = free_ports(1)
+    proxy: dict[str, Any] = {"http_proxy": f"http://127.0.0.1:{port}", "no_proxy": "", "NO_PROXY": ""}
+    ended = dispatch(folder, sandbox, "check", "--endpoint", ENDPOINT, "--staging", STAGING, **proxy)
+    lines = [line.split(" — ") for line in ended.out.splitlines() if " client: " in line]
+    assert [said for said, _ in lines] == [
+        f"warning      client: the SDK sends {operation} itself: a proxy is set for it"
+        for operation in ("InvokeEndpointAsync", "PutObject")
+    ], ended.said
+    assert all("ten times the CPU" in advice and "NO_PROXY" in advice for _, advice in lines)
 
 
 # --- endpoints --------------------------------------------------------------------------------------------------------
