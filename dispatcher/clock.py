@@ -23,6 +23,7 @@ BACK = 0.1
 FOLLOW_SECONDS = 10.0
 """In about so long a small difference is made up."""
 TOLD_SECONDS = 5.0
+"""A smaller difference is not told: time servers set clocks by less."""
 
 
 class SteadyTime:

@@ -11,9 +11,9 @@ from msgspec import structs
 from dispatcher.engine import Engine
 from dispatcher.errors import UsageError
 from dispatcher.lanes import Lane, Limits
-from dispatcher.model import EndpointName, JobFile
+from dispatcher.model import EndpointName
 from dispatcher.partials import write_partial
-from dispatcher.status import Cancelled, jobs_named, overview
+from dispatcher.status import Cancelled, jobs_named, overview, unfinished_named
 
 log = structlog.get_logger(__name__)
 
@@ -41,20 +41,9 @@ def _file_of(request: dict[str, Any]) -> str | None:
 
 
 async def _cancel(made: Engine, name: str) -> Cancelled:
-    file = await file_named(made, name)
+    file = unfinished_named(await made.ledger.files(), name)
     jobs = await made.ledger.cancel(file.file_id, made.clock.now())
     return Cancelled(jobs, not file.intake_done)
-
-
-async def file_named(made: Engine, name: str) -> JobFile:
-    """The unfinished job file of this name or run id."""
-    files = [file for file in await made.ledger.files() if name in (file.name, file.run_id)]
-    open_files = [file for file in files if file.published_at is None]
-    if len(open_files) != 1:
-        raise UsageError(
-            f"{len(open_files)} unfinished job files are named {name!r}; give the run id that `status --json` shows"
-        )
-    return open_files[0]
 
 
 def _lane(made: Engine, endpoint: str) -> Lane:

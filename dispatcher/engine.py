@@ -95,8 +95,10 @@ class Engine:
         self._wal_bytes = wal_bytes
         # Every job file in the ledger, also those of which nothing is asked any more.
         self._known: dict[FileId, JobFile] = {}
+        # Those that were added and are not forgotten: they are being dispatched.
         self._files: dict[FileId, JobFile] = {}
         self._queues: dict[FileId, dict[QueueId, Queue]] = {}
+        # Files of which no more will be accepted.
         self._taken_in: set[FileId] = set()
         self.ended: asyncio.Queue[FileId] = asyncio.Queue()
         """Files that have come to their end: read, and every job final. Each once a process, unless an end is not one yet."""

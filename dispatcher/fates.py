@@ -62,7 +62,6 @@ TOO_LATE = "it may have been submitted, but had no output when the job file's de
 Count = Callable[[int, int], None]
 """Is told how many S3 requests a look has made, and how many results they found."""
 
-
 Postpone = Callable[[float], None]
 """Is told until when (wall clock) a failure that was found must wait to be believed."""
 
@@ -217,6 +216,7 @@ class Fates:
         return len(moves) == len(failures)
 
     async def expire(self, queue: Queue, jobs: Sequence[OpenJob]) -> None:
+        """Settles these submitted jobs as expired: their deadlines have passed, and S3 surely has neither object of them."""
         now = self._clock.now()
         error = Error(
             FailureReason.RESULT_MISSING, "neither an output nor a failure object appeared before the deadline"

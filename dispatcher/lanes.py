@@ -45,12 +45,8 @@ log = structlog.get_logger(__name__)
 CLAIM_BATCH = 64
 PARKED_MAX = 1_000
 """Jobs that may wait for a closed S3 route while inline ones pass them by; then the lane waits as a whole."""
-
-
 FULL_SECONDS = 0.5
 """How often a lane with enough under way, or with a full ledger, looks whether it still has."""
-
-
 OVERDUE_SECONDS = 5.0
 """So long a job that is not sent because its file's deadline has passed is not claimed again."""
 LATE_SECONDS = 0.001
@@ -267,7 +263,7 @@ class Lane:
     def _wait_for_due(self) -> Wait:
         if not self._due_at:
             return Wait(None)
-        # A wall clock may jump: never sleep on it for long.
+        # A machine may be suspended meanwhile, which due times count and a sleep does not: never sleep for long.
         return Wait(min(60.0, max(0.001, min(self._due_at.values()) - self._paths.clock.now())))
 
     async def _take(self, step: Take) -> None:

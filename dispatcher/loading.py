@@ -65,6 +65,7 @@ class Loader:
         """Nothing of the file will be loaded any more."""
         self._files.pop(file, None)
         with self._lock:
+            self._stamps.pop(file, None)
             source = self._open.pop(file, None)
         if source is not None:
             source.close()

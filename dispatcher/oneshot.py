@@ -39,8 +39,6 @@ log = structlog.get_logger(__name__)
 EXIT_ALL_SUCCEEDED = 0
 EXIT_SOME_DID_NOT = 1
 EXIT_INTERRUPTED = 130
-DRAIN_SECONDS = 25.0
-"""How long a stopped run waits for what is on the wire: less than the 30 s that an orchestrator gives."""
 GIVE_UP_SECONDS = 1.0
 """How long a stopped run waits for a copy to end at its next chunk."""
 REPORT_SECONDS = 0.25
@@ -155,7 +153,7 @@ async def _dispatch(made: Engine, files: Sequence[JobFile], request: Request, st
             first.start_soon(_work, made, files, request, first.cancel_scope)
             first.start_soon(_until_stopped, stop, request, first.cancel_scope)
         made.stop_lanes()
-        with anyio.move_on_after(DRAIN_SECONDS):
+        with anyio.move_on_after(request.settings.drain_seconds):
             await made.drained()
         tasks.cancel_scope.cancel()
     request.report(_progress(made, files))

@@ -3,7 +3,7 @@
 Each is written under a temporary name, synced and renamed, the summary last: where there is a summary, the other two are
 whole. All three always exist, empty where there is nothing. Rows come from the ledger in pages, in input order, so that
 memory does not grow with the file. Only final jobs have a line; while stragglers are waited for, what is final so far
-can be written in the same way to another folder (`partial`).
+can be written in the same way to another folder (`partials`).
 """
 
 import os
@@ -18,7 +18,7 @@ import structlog
 from msgspec import Struct
 
 from dispatcher.errors import OutputUnreadableError
-from dispatcher.formats.disk import disk_fault
+from dispatcher.formats.disk import disk_fault, sync_folder
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.linesource import open_source
 from dispatcher.formats.rawlines import RawJob, parse
@@ -242,11 +242,7 @@ class _Part:
 def _put(*parts: _Part) -> None:
     for part in parts:
         part.put()
-    descriptor = os.open(parts[0].folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(str(parts[0].folder))
 
 
 def _make_folder(folder: Path) -> None:

@@ -35,6 +35,7 @@ from dispatcher.errors import ChangedFileError, SpoolHeldError, UnreadableFileEr
 from dispatcher.formats.disk import check_folder_of, disk_fault
 from dispatcher.identity import RUN_ID_BYTES, run_id
 from dispatcher.ledger.lock import take_spool
+from dispatcher.ledger.sqlite import HELD_PAUSE_SECONDS
 from dispatcher.model import Error, FailureReason, FileId, JobFile, State
 from dispatcher.replays import Replay, make_replay, original, unfinished
 from dispatcher.service import HELD_SECONDS, engine
@@ -63,7 +64,6 @@ PRUNE_ROWS = 1_000
 PRUNE_SECONDS = 60.0
 LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 """What a file system says that has no locks, as some network ones have none."""
-HELD_PAUSE_SECONDS = 0.05
 REPLAYS = ".replays"
 """Where in `work/` the job file of a replay is written, until it is one."""
 

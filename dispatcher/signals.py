@@ -2,7 +2,7 @@
 
 A clean stop may take as long as the slowest thing in flight; whoever signals again does not want to wait for it. Then the
 process ends without another word, with 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP), as after a crash: the ledger is made
-for that. SIGHUP comes when a terminal goes away: a stop must not fail for that it can say nothing there any more. Where it
+for that. SIGHUP comes when a terminal goes away: a stop must not fail because nothing can be said there any more. Where it
 is ignored, as under nohup, it stays so.
 """
 

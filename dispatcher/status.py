@@ -147,17 +147,18 @@ def named(files: list[JobFile], name: str) -> list[JobFile]:
     return found
 
 
-def tally_of(ledger: Ledger, file: FileId) -> dict[State, int]:
-    """How many jobs of the file are in each state."""
-    total = dict.fromkeys(State, 0)
-    for queue in ledger.queues(file):
-        for state, jobs in ledger.tally(queue.queue_id).items():
-            total[state] += jobs
-    return total
+def unfinished_named(files: list[JobFile], name: str) -> JobFile:
+    """The one of this name or run id whose results do not stand yet. Raises UsageError where there is none, or several."""
+    found = [file for file in files if name in (file.name, file.run_id) and file.published_at is None]
+    if len(found) != 1:
+        raise UsageError(
+            f"{len(found)} unfinished job files are named {name!r}; give the run id that `status --json` shows"
+        )
+    return found[0]
 
 
 def _tallies(ledger: Ledger) -> dict[FileId, dict[State, int]]:
-    """`tally_of` every file, in one pass: there may be ten thousand, each with its queues."""
+    """How many jobs of each file are in each state, in one pass: there may be ten thousand files, each with its queues."""
     totals: dict[FileId, dict[State, int]] = {}
     for queue in ledger.queues():
         total = totals.setdefault(queue.file_id, dict.fromkeys(State, 0))

@@ -38,7 +38,7 @@ DOUBT_BATCH_MAX = 16_000
 KEPT_SECONDS = 5.0
 """How often jobs that wait for a receipt to show where their outputs are look whether one is still on its way."""
 SLEEP_MAX_SECONDS = 60.0
-"""Times are wall times; a clock that jumps is noticed after this long."""
+"""Deadlines count the time that a machine was suspended, a sleep does not: so long after it the schedule is looked at again."""
 
 NEVER = float("inf")
 

@@ -2,8 +2,9 @@
 
     Window        attempts in flight: grows while they are taken, shrinks by a part when the service throttles, and only then
     Bucket        requests or bytes a second
-    Outstanding   jobs submitted and not settled: no more than the model gets done before the first of them would expire
-    Lately        jobs that reached an end, from which the former follows
+    Flow          the window and both buckets of a lane as one: whether another attempt may begin
+    Lately        jobs that reached an end, from which `outstanding_limit` follows: no more are submitted and not settled than
+                  the model gets done before the first of them would expire
     Recent        how many a second of late, which tells how long the rest will take
 
 A window need not be whole: of 2.3, two slots are always there, and the third three tenths of the time. Below one it means

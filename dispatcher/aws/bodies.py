@@ -10,9 +10,9 @@ What is small is in memory. What is big is read in pieces by a thread: once if i
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from io import BytesIO
 from zlib import crc32
 
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from dispatcher.aws.http import Body
 from dispatcher.aws.knowledge import Rehearsed
-from dispatcher.aws.uploads import BIG_BODY_BYTES, SliceReader, open_slice
+from dispatcher.aws.uploads import BIG_BODY_BYTES, SliceReader, crc_header, open_slice
 from dispatcher.interfaces import FileSlice
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -150,21 +150,11 @@ def _trailer(crc: int) -> tuple[bytes, ...]:
     return (b"%x\r\n%b\r\n" % (len(last), last), b"0\r\n\r\n")
 
 
-def _over(reader: Readable, tell: Callable[[bytes], object]) -> None:
-    reader.seek(0)
-    while piece := reader.read(_PIECE_BYTES):
-        tell(piece)
-
-
 def _sha256(reader: Readable) -> str:
-    found = sha256()
-    _over(reader, found.update)
-    return found.hexdigest()
+    reader.seek(0)
+    return file_digest(reader, "sha256").hexdigest()
 
 
 def _crc(reader: Readable) -> str:
-    crc = 0
     reader.seek(0)
-    while piece := reader.read(_PIECE_BYTES):
-        crc = crc32(piece, crc)
-    return _encoded(crc)
+    return crc_header(reader)

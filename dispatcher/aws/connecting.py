@@ -22,6 +22,7 @@ from dispatcher.interfaces import Fault, FaultKind
 from dispatcher.model import FailureReason
 
 _NEXT_ADDRESS_SECONDS = 0.25
+"""Until the next address is tried beside the one before it; what RFC 8305 recommends."""
 
 
 class Origin(Struct, frozen=True):

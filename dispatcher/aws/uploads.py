@@ -106,7 +106,7 @@ async def spare_the_loop(params: dict[str, Any], **_: Any) -> None:
         if isinstance(body, SliceReader) and _is_chunked(params["context"]):
             params["body"] = _ThreadReads(body)
     elif _size(body) > BIG_BODY_BYTES:
-        params["headers"][_CRC_HEADER] = await asyncio.to_thread(_crc_header, body)
+        params["headers"][_CRC_HEADER] = await asyncio.to_thread(crc_header, body)
         _leave_payload_unsigned(params["context"])
 
 
@@ -137,7 +137,8 @@ def _size(body: Any) -> int:
     return size
 
 
-def _crc_header(body: Any) -> str:
+def crc_header(body: Any) -> str:
+    """The header's value for what the body holds from where it stands, to which it goes back (blocking)."""
     here, crc = body.tell(), 0
     while chunk := body.read(_READ_BYTES):
         crc = crc32(chunk, crc)

@@ -1,4 +1,4 @@
-"""`dispatcher cancel`, `dispatcher lane`: an operator's hand on a process that works."""
+"""`dispatcher cancel`, `dispatcher lane`: an operator's hand on what is dispatched; a cancel needs no process that works."""
 
 import time
 from collections.abc import Callable
@@ -14,9 +14,12 @@ from dispatcher.cli.options import configure_logs, run_async, service_ledger, se
 from dispatcher.errors import UsageError
 from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.service import HELD_SECONDS
-from dispatcher.status import Cancelled
+from dispatcher.status import Cancelled, unfinished_named
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+NONE = "none"
+"""Stands for a limit that is taken away, since None is a flag that was not given."""
 
 
 def _where(function: Any) -> Any:
@@ -60,10 +63,6 @@ def _above_0(word: str | None = None, *, whole: bool = False) -> Callable[[str],
         return number
 
     return read
-
-
-NONE = "none"
-"""Stands for a limit that is taken away, since None is a flag that was not given."""
 
 
 def _limit(flag: str, metavar: str, read: Callable[[str], Any], text: str) -> Callable[[F], F]:
@@ -112,11 +111,7 @@ async def _cancel(ledger: Path, file: str) -> Cancelled:
         return msgspec.convert(said, Cancelled)
     opened = await open_sqlite(ledger, patience_seconds=HELD_SECONDS)
     try:
-        found = [
-            known for known in await opened.files() if file in (known.name, known.run_id) and not known.published_at
-        ]
-        if len(found) != 1:
-            raise UsageError(f"{len(found)} unfinished job files are named {file!r} in {ledger}")
-        return Cancelled(await opened.cancel(found[0].file_id, time.time()), not found[0].intake_done)
+        found = unfinished_named(await opened.files(), file)
+        return Cancelled(await opened.cancel(found.file_id, time.time()), not found.intake_done)
     finally:
         await opened.aclose()

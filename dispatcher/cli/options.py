@@ -19,6 +19,12 @@ from dispatcher.settings import Settings, describe, load
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+OF_THE_SERVICE = (
+    *("payload_root", "file_deadline_seconds", "settle_seconds", "scan_seconds"),
+    *("retention_seconds", "disk_reserve_bytes"),
+)
+"""Settings that say nothing to a command that works through job files once."""
+
 
 def settings_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
     """Adds a flag for each setting. They arrive as keyword arguments, None or () where not given."""

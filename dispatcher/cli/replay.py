@@ -9,6 +9,7 @@ import msgspec
 
 from dispatcher.admin.control import ask
 from dispatcher.cli.options import (
+    OF_THE_SERVICE,
     configure_logs,
     existing_ledger,
     ledger_in,
@@ -40,7 +41,7 @@ FRONT_BYTES = 1024
     help="Replay only jobs that ended so; may be given several times. Default: all three.",
 )
 @click.option("--no-wait", is_flag=True, help="End once every job is submitted; the same command again goes on.")
-@settings_options()
+@settings_options(without=OF_THE_SERVICE)
 def replay(file: str | None, states: tuple[str, ...], no_wait: bool, **flags: Any) -> int:
     """Runs the jobs of a finished job file that are dead, failed or expired once more, as FILE.replay-N.
 

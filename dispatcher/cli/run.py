@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from dispatcher.cli.display import Display
-from dispatcher.cli.options import configure_logs, ledger_in, run_async, settings_from, settings_options
+from dispatcher.cli.options import OF_THE_SERVICE, configure_logs, ledger_in, run_async, settings_from, settings_options
 from dispatcher.errors import UsageError
 from dispatcher.oneshot import Request, Source
 from dispatcher.oneshot import run as run_files
@@ -16,7 +16,7 @@ from dispatcher.settings import Settings
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--no-wait", is_flag=True, help="End once every job is submitted; the same command without it collects.")
-@settings_options()
+@settings_options(without=OF_THE_SERVICE)
 def run(files: tuple[str, ...], no_wait: bool, **flags: Any) -> int:
     """Sends the jobs of job files (JSON lines, also .gz and .zst; - is stdin), waits, and writes their results.
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-from dispatcher.cli.options import configure_logs, run_async, settings_from, settings_options
+from dispatcher.cli.options import OF_THE_SERVICE, configure_logs, run_async, settings_from, settings_options
 from dispatcher.model import Rejection
 from dispatcher.oneshot import validated
 from dispatcher.settings import Settings
@@ -15,7 +15,7 @@ from dispatcher.settings import Settings
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each bad line, and one for each file.")
-@settings_options(without=("ledger", "output", "listen"))
+@settings_options(without=(*OF_THE_SERVICE, "ledger", "output", "listen"))
 def validate(files: tuple[str, ...], as_json: bool, **flags: Any) -> int:
     """Names every line of job files that `run` would reject, and why; sends nothing."""
     settings = settings_from(flags)

@@ -302,7 +302,7 @@ class MemoryLedger:
     # --- moves ---
 
     def _record(self, moves: Sequence[Move]) -> None:
-        """All moves are tried on copies of their jobs first, so that one that is refused leaves nothing changed."""
+        """All moves are checked first, each on the state that those before it lead to: one that is refused leaves nothing changed."""
         states: dict[JobKey, State] = {}
         for move in moves:
             self._check(move, states)

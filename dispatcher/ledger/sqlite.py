@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 HELD_PAUSE_SECONDS = 0.05
-"""Between two tries to get a ledger that is held."""
+"""Between two tries to get a ledger, or a spool, that is held."""
 
 OnCommit = Callable[[float, int], None]
 """Called on the loop after each commit that changed rows: its seconds, and how many rows."""

@@ -166,7 +166,10 @@ def _first_line(child: subprocess.Popen[bytes]) -> dict[str, Any]:
 
 
 def environment(settings: Settings, url: str, config: Path) -> dict[str, str]:
-    """A profile cannot be blank (botocore looks for one of that name), so it is one of a file that says next to nothing."""
+    """The variables that point any SDK of AWS at a sandbox at `url`, and away from all else that it could find on this machine.
+
+    A profile cannot be blank (botocore looks for one of that name), so it is one of the file `config`, which says next to nothing.
+    """
     return {
         "AWS_ENDPOINT_URL": url,
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url,

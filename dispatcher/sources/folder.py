@@ -34,12 +34,22 @@ from msgspec import Struct
 from dispatcher.errors import UsageError
 from dispatcher.formats.disk import disk_fault, sync_folder
 from dispatcher.model import NewFile, RunId
-from dispatcher.sources.names import COPY_SUFFIX, clean, is_part, marked, parse_copy, parse_taken, part_name, taken_name
+from dispatcher.results import SUMMARY
+from dispatcher.sources.names import (
+    COPY_SUFFIX,
+    SCRATCH_PREFIX,
+    clean,
+    is_part,
+    marked,
+    parse_copy,
+    parse_taken,
+    part_name,
+    taken_name,
+)
 from dispatcher.sources.settling import Entry
 
 log = structlog.get_logger(__name__)
 
-SUMMARY = "summary.json"
 FOLDER_MODE = 0o700
 
 
@@ -162,8 +172,8 @@ class Folder:
     def recover(self, unpublished: Container[RunId]) -> list[Taken]:
         """What lies in `work/`, oldest first; once, at start. Raises DiskFaultError.
 
-        `unpublished` are the runs that the ledger knows and has no results of. Uncompressed copies of other runs and
-        results under temporary names are removed: both are made again.
+        `unpublished` are the runs that the ledger knows and has no results of. Uncompressed copies of other runs, lines unpacked
+        for a replay and results under temporary names are removed: all are made again.
         """
         with _faults("read", self.work):
             files = [path for path in self.work.iterdir() if path.is_file() and not path.is_symlink()]
@@ -171,7 +181,8 @@ class Folder:
                 run = parse_copy(path.name)
                 if run and (run not in unpublished or not path.name.endswith(COPY_SUFFIX)):
                     path.unlink()
-            for path in [path for path in self.results.iterdir() if is_part(path.name)]:
+            scratch = [path for path in self.work.iterdir() if path.name.startswith(SCRATCH_PREFIX)]
+            for path in [*scratch, *(path for path in self.results.iterdir() if is_part(path.name))]:
                 shutil.rmtree(path)
             return [_taken(path) for path in sorted(files, key=_age) if parse_taken(path.name)]
 

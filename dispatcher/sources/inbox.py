@@ -52,7 +52,7 @@ class LeftAlone(NamedTuple):
     why: str
 
 
-class Sight(Struct, frozen=True):
+class Scanned(Struct, frozen=True):
     """One scan of the inbox. `identity` changes when another folder lies at its path. `left` has at most LEFT_MAX."""
 
     entries: list[Entry]
@@ -70,7 +70,7 @@ class Inbox:
     def __init__(
         self,
         *,
-        look: Callable[[], Awaitable[Sight]],
+        look: Callable[[], Awaitable[Scanned]],
         take: Callable[[Sequence[Entry]], Awaitable[tuple[list[Taken], list[NotTaken]]]],
         hear: Callable[[Callable[[], None]], Awaitable[None]],
         paused: Callable[[], bool],
@@ -121,16 +121,16 @@ class Inbox:
 
     async def _observe(self, began_at: float) -> Look | None:
         try:
-            sight = await self._look()
+            scanned = await self._look()
         except OSError as error:
             self._lose(error)
             return None
         ended_at = self._clock.monotonic()
         self._rested_at = ended_at + max(GAP_SECONDS, COST_SHARE * (ended_at - began_at))
-        self._found(sight.identity)
-        self._refused &= {entry.name for entry in sight.entries}
-        self._leave(sight.left)
-        return self._settling.observe(sight.entries, began_at, ended_at)
+        self._found(scanned.identity)
+        self._refused &= {entry.name for entry in scanned.entries}
+        self._leave(scanned.left)
+        return self._settling.observe(scanned.entries, began_at, ended_at)
 
     async def _hand_over(self, ready: Sequence[Entry], accept: Callable[[list[Taken]], Awaitable[None]]) -> None:
         rest = iter(ready)
@@ -201,7 +201,7 @@ def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def scan(inbox: Path) -> Sight:
+def scan(inbox: Path) -> Scanned:
     """The oldest WATCHED_MAX job files of the inbox, and what looks like one and is left alone.
 
     Raises OSError where the folder, or nothing in it, can be looked at.
@@ -214,7 +214,7 @@ def scan(inbox: Path) -> Sight:
         entries = heapq.nsmallest(WATCHED_MAX, filter(None, named))
     if troubled and not entries:
         raise troubled[0]
-    return Sight(entries, (found.st_dev, found.st_ino), left)
+    return Scanned(entries, (found.st_dev, found.st_ino), left)
 
 
 def _look_at(entry: "os.DirEntry[str]", troubled: list[OSError], left: list[LeftAlone]) -> Entry | None:

@@ -20,6 +20,8 @@ from dispatcher.model import RunId
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 COPY_SUFFIX = ".lines"
+SCRATCH_PREFIX = ".lines-"
+"""Folders in `work/` into which a finished file's lines are unpacked once more, for a replay; none outlives its process."""
 
 _RUN = "[a-z2-7]{16}"
 _REPLAY = rf"(?:-{_RUN})?\.replay-\d+"

@@ -14,7 +14,7 @@ from dispatcher.formats.lines import verify_prefix
 from dispatcher.formats.spool import Check, go_on, is_compressed, spool_compressed
 from dispatcher.model import JobFile
 from dispatcher.sources.folder import Folder
-from dispatcher.sources.names import marked
+from dispatcher.sources.names import SCRATCH_PREFIX, marked
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def original_lines(folder: Folder, file: JobFile, budget_bytes: int, check: Chec
     Raises UsageError where the file was taken away or changed, DiskFaultError where an archive cannot be unpacked again, and
     what `check` raises, which is called on the way.
     """
-    with TemporaryDirectory(prefix=".lines-", dir=folder.work) as scratch:
+    with TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=folder.work) as scratch:
         for place in _places(folder, file):
             lines = _lines(place, file, Path(scratch), budget_bytes, check)
             if lines is not None:

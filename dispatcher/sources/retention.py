@@ -19,7 +19,8 @@ import anyio.to_thread
 import structlog
 
 from dispatcher.interfaces import Clock
-from dispatcher.sources.folder import SUMMARY, Folder, results_of
+from dispatcher.results import ERRORS, RESULTS, SUMMARY
+from dispatcher.sources.folder import Folder, results_of
 from dispatcher.sources.names import is_title
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ SLICE = 50
 REST_SECONDS = 0.2
 SWEEP_SECONDS = 600.0
 REMOVED_SUFFIX = ".removed"
-RESULT_FILES = ("results.jsonl", "errors.jsonl", SUMMARY)
+RESULT_FILES = (RESULTS, ERRORS, SUMMARY)
 
 
 class Retention:

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from dispatcher.sources.folder import SUMMARY
+from dispatcher.results import SUMMARY
 from dispatcher.status import Unreadable
 
 

@@ -29,8 +29,8 @@ from dispatcher.formats.lines import START
 from dispatcher.formats.spool import compression, is_compressed, spool_compressed
 from dispatcher.interfaces import Clock, Ledger
 from dispatcher.model import FileId, JobFile, NewFile
-from dispatcher.results import Summary
-from dispatcher.sources.folder import SUMMARY, Folder, Taken
+from dispatcher.results import ERRORS, RESULTS, SUMMARY, Summary
+from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.names import marked
 from dispatcher.sources.patience import patient
 from dispatcher.sources.turns import Turns, size_on_disk
@@ -157,7 +157,7 @@ class Uptake:
     # --- in a thread --------------------------------------------------------------------------------------------------
 
     def _copy(self, archive: Path, copy: Path) -> None:
-        compression(str(archive))
+        compression(str(archive))  # before the rest: what is wrong with a name has no cause either
         budget_bytes = min(self._settings.work_max_bytes, max(self._room_bytes(), 0))
         try:
             spool_compressed(str(archive), str(copy), budget_bytes, from_thread.check_cancelled)
@@ -200,8 +200,8 @@ def write_refusal(file: JobFile, folder: Path, reason: str, at: float) -> None:
     summary = msgspec.json.decode(Summary(file).encode(at)) | {"error": error}
     line = {"line": 0, "status": UNREADABLE, "error": error}
     folder.mkdir(exist_ok=True)
-    _write(folder / "results.jsonl", b"")
-    _write(folder / "errors.jsonl", msgspec.json.encode(line) + b"\n")
+    _write(folder / RESULTS, b"")
+    _write(folder / ERRORS, msgspec.json.encode(line) + b"\n")
     _write(folder / SUMMARY, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
     sync_folder(str(folder))
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.model import RunId
 from dispatcher.sources.folder import NotTaken, Taken
-from dispatcher.sources.inbox import BATCH, Inbox, LeftAlone, Sight
+from dispatcher.sources.inbox import BATCH, Inbox, LeftAlone, Scanned
 from dispatcher.sources.settling import Entry
 from tests.core.service import LoopClock
 
@@ -47,12 +47,12 @@ class Shore:
         self.deaf: Exception | None = None
         self.accept_seconds = 0.0
 
-    async def look(self) -> Sight:
+    async def look(self) -> Scanned:
         self.scans.append(now())
         await anyio.sleep(self.scan_seconds)
         if self.error:
             raise self.error
-        return Sight(list(self.entries), self.identity, self.left)
+        return Scanned(list(self.entries), self.identity, self.left)
 
     async def take(self, ready: Sequence[Entry]) -> tuple[list[Taken], list[NotTaken]]:
         await anyio.lowlevel.checkpoint()

@@ -102,6 +102,23 @@ async def test_a_file_that_changed_where_it_was_read_is_refused(tmp_path: Path) 
         await read(ledger, msgspec.structs.replace(begun, cursor=cursor))
 
 
+async def test_nothing_is_remembered_of_a_file_that_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_bytes(b'{"payload": 1}\n{"payload": 2}\n')
+    ledger, loader = MemoryLedger(), Loader(DEFAULTS, str(tmp_path), Stopped())
+    file = await read(ledger, await taken(ledger, path))
+    first, second = await ledger.claim(ledger.queues()[0].queue_id, 2, 0.0)
+    loader.add(file)
+    await loader.load(MODEL, [first])
+    loader.forget(file.file_id)
+    path.write_bytes(b'{"payload": 1}\n{"payload": 3}\n\n')
+    loader.add(file)
+    (job,) = await loader.load(MODEL, [second])
+    loader.close()
+    assert isinstance(job, Job)
+    assert job.payload == b"3"
+
+
 async def test_a_claimed_job_gets_the_bytes_of_its_line_and_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "jobs.jsonl"
     path.write_bytes(

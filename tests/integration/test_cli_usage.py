@@ -42,6 +42,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (("run",), "FILE"),
         (("run", "jobs.jsonl"), "--endpoint NAME"),
         (("run", "jobs.jsonl", "--no-such-flag"), "--no-such-flag"),
+        (("run", "jobs.jsonl", "--endpoint", ENDPOINT, "--retention-seconds", "60"), "--retention-seconds"),
         (("ran", "jobs.jsonl"), "ran"),
         (("run", "absent.jsonl", "--endpoint", ENDPOINT), "absent.jsonl"),
         (("run", ".", "--endpoint", ENDPOINT, "--output", "out"), "is a folder"),

@@ -204,6 +204,9 @@ def test_recover_tells_what_lies_in_work_and_clears_what_is_made_again(folder: F
         one.copy.with_name(one.copy.name + ".part").write_text("half")
     folder.results_place(taken["plain.jsonl"].run_id).mkdir()
     (folder.work / "spill").mkdir()
+    unpacked = folder.work / ".lines-1234"
+    unpacked.mkdir()
+    (unpacked / "lines").write_text("of a replay whose process was killed")
     (folder.work / "notes.txt").write_text("")
     (folder.results / "kept").mkdir()
 

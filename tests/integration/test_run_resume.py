@@ -12,6 +12,7 @@ from tests.programs import (
     ENDPOINT,
     Running,
     a_sandbox,
+    accepted,
     audit,
     dispatch,
     numbered,
@@ -29,10 +30,6 @@ RUN = ("--endpoint", ENDPOINT, "--max-in-flight", "8")
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     with a_sandbox(tmp_path) as running:
         yield running
-
-
-def accepted(sandbox: Sandbox) -> int:
-    return int(sandbox.counts()["jobs"]["accepted"])
 
 
 def slow(sandbox: Sandbox, seconds: float = 0.05) -> None:
@@ -114,6 +111,21 @@ def test_a_second_signal_ends_it_at_once(
         until(lambda: "stopping once" in running.err.read_text())
         running.signal(signal.Signals[second])
         assert running.end(3.0).status == status
+
+
+def test_a_stopped_run_waits_for_what_is_on_the_wire_no_longer_than_it_was_told_to(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    sandbox.patch(faults=[{"operation": "invoke", "kind": "hang_before"}])
+    numbered(1).write(tmp_path / "jobs.jsonl")
+    patience = ("--drain-seconds", "0.2", "--attempt-seconds", "8")
+    with started(tmp_path, sandbox, "run", "jobs.jsonl", *RUN, *patience) as running:
+        until(lambda: sandbox.counts()["open_requests"].get("invoke", 0) == 1)
+        running.signal(signal.SIGINT)
+        assert running.end().status == 130
+    told = json.loads(dispatch(tmp_path, None, "status", "jobs.jsonl", "--json").out)
+    claimed = told["files"][0]["outstanding_by_state"]["claimed"]
+    assert claimed == 1, "its attempt was left before it had ended in doubt"
 
 
 def test_a_changed_file_is_refused(tmp_path: Path, sandbox: Sandbox) -> None:
