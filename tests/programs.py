@@ -43,6 +43,11 @@ def a_sandbox(folder: Path, *, endpoint: Mapping[str, Any] | None = None, **sett
         yield sandbox
 
 
+def accepted(sandbox: Sandbox) -> int:
+    """How many submissions it has taken."""
+    return int(sandbox.counts()["jobs"]["accepted"])
+
+
 # --- the program ------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The service as a container runs it: a spool, a process that serves it, files dropped in, and what is asked from outside."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from dispatcher.admin.control import ask
 from dispatcher.sandbox.process import Sandbox
 from tests.programs import ENDPOINT, Books, Ended, Jobs, Running, audit, dispatch, rows, started
 from tests.sandboxes import eventually
@@ -22,6 +24,10 @@ DRAIN_SECONDS = 30.0
 """What an orchestrator gives a process between SIGTERM and SIGKILL."""
 QUICK = ("--scan-seconds", "0.2", "--settle-seconds", "0.2")
 """So that a test waits no longer than it must for a file that nobody told of."""
+LOAD = ("--max-in-flight", "4", "--doubt-cap-seconds", "0.5")
+"""A few requests at a time, and doubts that are soon looked into."""
+SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.05}
+"""A fault of the sandbox that leaves time to do something while jobs are sent."""
 
 
 class Spool:
@@ -157,11 +163,31 @@ def audit_all(files: Mapping[str, Jobs], spool: Spool, sandbox: Sandbox) -> dict
     return {name: audit(jobs, spool.results(name), sandbox, by_file[name]) for name, jobs in files.items()}
 
 
+def finish(service: Service, sandbox: Sandbox, files: Mapping[str, Jobs], repeated: int = 0) -> None:
+    """All of these have results, every job succeeded, and no more than so many were sent twice."""
+    service.spool.until_finished(*files)
+    service.stop()
+    books = audit_all(files, service.spool, sandbox)
+    assert all(set(one.states()) <= {"succeeded"} for one in books.values())
+    assert sum(one.repeated for one in books.values()) <= repeated
+
+
 def status(spool: Spool, *flags: str) -> Any:
     """What `status --json` says."""
     ended = dispatch(spool.path.parent, None, "status", "--spool", spool.path, "--json", *flags)
     assert ended.status == 0, ended.said
     return json.loads(ended.out)
+
+
+def asked(spool: Spool, command: str, **more: Any) -> Any:
+    """What the process that serves the spool answers to a command, at once: no program has to start in between."""
+    return asyncio.run(ask(spool.ledger, {"command": command, **more}))
+
+
+def receipts(spool: Spool) -> int:
+    """How many jobs have a receipt on record. One shows where the outputs of the others are; that jobs were taken does not."""
+    files = asked(spool, "status")["files"]
+    return sum(file["succeeded"] + file["outstanding_by_state"]["submitted"] for file in files)
 
 
 def number(name: str, default: int) -> int:

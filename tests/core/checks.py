@@ -42,7 +42,7 @@ def _sums(world: World, file: JobFile, rows: list[JobRow]) -> list[str]:
 def _job(world: World, file: JobFile, row: JobRow) -> list[str]:
     name = inference_id(file.run_id, row.key.line)
     taken = world.service.accepted.get(name, [])
-    found = _end(world, row, taken) + _identity(world, name, row, taken)
+    found = _end(world, file, row, taken) + _identity(world, name, row, taken)
     explained = 1 + world.ledger.lost[row.key]
     if len(taken) > explained:
         found.append(f"{name} was taken {len(taken)} times, {explained} can be explained")
@@ -54,15 +54,16 @@ def _job(world: World, file: JobFile, row: JobRow) -> list[str]:
     return [f"{file.name}, line {row.key.line}: {what}" for what in found]
 
 
-def _end(world: World, row: JobRow, taken: list[Acceptance]) -> list[str]:
+def _end(world: World, file: JobFile, row: JobRow, taken: list[Acceptance]) -> list[str]:
     """Whether the final state is what the service's record says. Only what the receipt on record names counts."""
     if row.state not in FINAL_STATES:
         return []
     if row.state is State.CANCELLED:
         return [] if (world.cancelled(row) and row.receipt is None) else ["cancelled, and nobody did"]
-    if row.state is State.EXPIRED and row.receipt is None and row.key not in world.ledger.settled_at:
-        # Ended by its file's deadline, before it was submitted.
-        return []
+    if row.state is State.EXPIRED and row.receipt is None and not _overdue(file, row):
+        return ["expired unsubmitted, and no deadline of its file had passed"]
+    if row.state is State.EXPIRED and row.key not in world.ledger.settled_at:
+        return [] if row.receipt is None else ["expired with a receipt, and nobody settled it"]
     at = world.ledger.settled_at[row.key][-1]
     named = [
         one.receipt
@@ -84,6 +85,11 @@ def _end(world: World, row: JobRow, taken: list[Acceptance]) -> list[str]:
         case State.EXPIRED if row.receipt is not None and min(output, failure) < row.due_at:
             return ["expired though its result was there"]
     return []
+
+
+def _overdue(file: JobFile, row: JobRow) -> bool:
+    """Whether the job ended after its file's deadline, which alone may expire what has no receipt."""
+    return file.deadline_at is not None and row.completed_at is not None and file.deadline_at <= row.completed_at
 
 
 def _first(times: Iterable[float | None]) -> float:

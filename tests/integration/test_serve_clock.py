@@ -1,23 +1,15 @@
 """The service under a clock that jumps: AWS refuses what is signed then, and nothing may end or stall of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import ENDPOINT, a_sandbox, audit, numbered
+from tests.programs import ENDPOINT, audit, numbered
 from tests.sandboxes import eventually
-from tests.services import Service, audit_all, serving
+from tests.services import LOAD, Service, audit_all, serving
 
 DAY = 86_400
-LOAD = ("--max-in-flight", "4", "--doubt-cap-seconds", "0.5")
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
 
 
 @pytest.fixture
@@ -56,7 +48,7 @@ def test_while_the_clock_is_off_the_lane_waits_and_says_so_and_goes_on_when_it_i
         service.until_said("lane paused")
         service.until_said("the machine's clock was set")
         put(clock, 0)
-        service.spool.until_finished(*files)
+        service.spool.until_finished(*files, seconds=60.0)
         service.stop()
     assert set(paused(service)) == {"clock_skew"}
     (hint,) = {event["hint"] for event in service.events() if event["event"] == "lane paused"}
@@ -68,7 +60,7 @@ def test_while_the_clock_is_off_the_lane_waits_and_says_so_and_goes_on_when_it_i
 def test_what_is_still_coming_does_not_expire_because_the_clock_jumped(
     tmp_path: Path, sandbox: Sandbox, clock: Path
 ) -> None:
-    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 2.5}})
+    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 4.0}})
     short = ("--request-ttl-seconds", "60", "--invocation-timeout-seconds", "60", "--result-slack-seconds", "0")
     jobs = numbered(20)
     with serving(tmp_path, sandbox, *LOAD, *short, module="tests.shifted", CLOCK_OFF=str(clock)) as service:

@@ -13,20 +13,13 @@ from typing import Any
 import pytest
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import a_sandbox, numbered
+from tests.programs import numbered
 from tests.sandboxes import eventually
-from tests.services import Service, audit_all, serving
+from tests.services import LOAD, Service, audit_all, serving
 
-LOAD = ("--max-in-flight", "4", "--doubt-cap-seconds", "0.5")
 NO_KEYS: dict[str, Any] = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
 """Instead of the sandbox's own, so that the SDK looks further."""
 HOUR = 3_600.0
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
 
 
 def keys(name: str, seconds: float | None = None) -> dict[str, Any]:
@@ -62,7 +55,8 @@ def until_paused(service: Service) -> None:
 
 def finish(service: Service, sandbox: Sandbox, *names: str, jobs: int) -> None:
     """Everything has its result, and nothing was sent twice."""
-    service.spool.until_finished(*names)
+    # The pauses between two renewals that brought nothing, and between two probes, grow to half a minute.
+    service.spool.until_finished(*names, seconds=80.0)
     service.stop()
     books = audit_all({name: numbered(jobs) for name in names}, service.spool, sandbox)
     assert all(one.states() == {"succeeded": jobs} and one.repeated == 0 for one in books.values())
@@ -191,9 +185,14 @@ def test_while_nobody_can_renew_them_valid_keys_are_gone_on_with(
     with serving(tmp_path, sandbox, *LOAD, **provider.env) as service:
         provider.given = None
         calls = provider.calls
-        service.spool.drop("a.jsonl", numbered(150))
-        service.until_said("credentials cannot be renewed")
-        finish(service, sandbox, "a.jsonl", jobs=150)
+        names: list[str] = []
+        # Keys are renewed by those who use them, and not again at once: there must be jobs until somebody has noticed.
+        while not service.said("credentials cannot be renewed") and len(names) < 30:
+            names.append(f"{len(names)}.jsonl")
+            service.spool.drop(names[-1], numbered(50))
+            service.spool.until_finished(names[-1])
+        finish(service, sandbox, *names, jobs=50)
+        assert service.said("credentials cannot be renewed")
         assert not service.said("lane paused")
     assert provider.most_at_once == 1
     assert provider.calls - calls <= 24

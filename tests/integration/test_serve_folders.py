@@ -9,31 +9,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import ENDPOINT, Jobs, a_sandbox, numbered
+from tests.programs import ENDPOINT, accepted, numbered
 from tests.sandboxes import eventually
-from tests.services import Service, audit_all, serving
-
-LOAD = ("--max-in-flight", "4", "--doubt-cap-seconds", "0.5")
-SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.05}
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
-
-
-def accepted(sandbox: Sandbox) -> int:
-    return int(sandbox.counts()["jobs"]["accepted"])
-
-
-def finish(service: Service, sandbox: Sandbox, files: dict[str, Jobs], repeated: int = 0) -> None:
-    """All of these have results, every job succeeded, and no more than so many were sent twice."""
-    service.spool.until_finished(*files)
-    service.stop()
-    books = audit_all(files, service.spool, sandbox)
-    assert all(set(one.states()) <= {"succeeded"} for one in books.values())
-    assert sum(one.repeated for one in books.values()) <= repeated
+from tests.services import LOAD, SLOW, finish, serving
 
 
 def test_an_inbox_that_goes_away_and_comes_back_is_gone_on_with(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -71,7 +49,7 @@ def test_work_that_goes_away_is_waited_for(tmp_path: Path, sandbox: Sandbox) -> 
 
 
 def test_folders_that_are_only_put_into_are_made_again(tmp_path: Path, sandbox: Sandbox) -> None:
-    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 0.5}})
+    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 2.0}})
     names = ("results", "done", "failed")
     with serving(tmp_path, sandbox, *LOAD) as service:
         service.spool.drop("a.jsonl", numbered(5))
@@ -86,7 +64,7 @@ def test_folders_that_are_only_put_into_are_made_again(tmp_path: Path, sandbox: 
 
 
 def test_a_spool_that_goes_away_as_a_whole_is_waited_for(tmp_path: Path, sandbox: Sandbox) -> None:
-    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 1.0}})
+    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 2.0}})
     jobs = numbered(5)
     with serving(tmp_path, sandbox, *LOAD) as service:
         service.spool.drop("a.jsonl", jobs)
@@ -123,7 +101,7 @@ def fill(disk: Path) -> Path:
 
 
 def test_results_wait_for_room_on_a_disk_of_their_own(tmp_path: Path, sandbox: Sandbox, small_disk: Path) -> None:
-    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 1.0}})
+    sandbox.patch(endpoints={ENDPOINT: {"min_seconds": 3.0}})
     ledger = ("--ledger", tmp_path / "ledger.db", "--disk-reserve-bytes", "0")
     with serving(tmp_path, sandbox, *LOAD, *ledger) as service:
         service.spool.drop("a.jsonl", numbered(5))

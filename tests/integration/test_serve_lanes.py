@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,13 @@ import pytest
 from dispatcher.admin.control import ask
 from dispatcher.errors import UsageError
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import ENDPOINT, Ended, a_sandbox, audit, dispatch, numbered, started
+from tests.programs import ENDPOINT, Ended, accepted, audit, dispatch, numbered, started
 from tests.sandboxes import eventually
-from tests.services import Service, Spool, serving, status
+from tests.services import SLOW, Service, Spool, serving, status
 
 LOAD = ("--max-in-flight", "8", "--doubt-cap-seconds", "0.5")
-SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.05}
 ASLEEP = {ENDPOINT: {"asleep": True, "wake_backlog": None}}
 PAUSED = f'dispatcher_lane_paused{{endpoint="{ENDPOINT}",reason="operator"}}'
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
 
 
 def operate(spool: Spool, command: str, *arguments: str, code: int = 0) -> Ended:
@@ -40,10 +32,6 @@ def operate(spool: Spool, command: str, *arguments: str, code: int = 0) -> Ended
 def lane(spool: Spool, *flags: str) -> dict[str, Any]:
     limits: dict[str, Any] = json.loads(operate(spool, "lane", ENDPOINT, *flags).out)
     return limits
-
-
-def accepted(sandbox: Sandbox) -> int:
-    return int(sandbox.counts()["jobs"]["accepted"])
 
 
 def paused(service: Service) -> list[str]:

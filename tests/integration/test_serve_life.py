@@ -8,31 +8,20 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import Jobs, a_sandbox, audit, dispatch, numbered, sound
+from tests.programs import Jobs, accepted, audit, dispatch, numbered, sound
 from tests.sandboxes import eventually
-from tests.services import Spool, audit_all, number, serving
+from tests.services import DRAIN_SECONDS, Spool, audit_all, number, serving
 
 STOPS = number("TEST_STOPS", 30)
 KILLS = number("TEST_SERVE_KILLS", 5)
 IN_FLIGHT = 8
 LOAD = ("--max-in-flight", IN_FLIGHT, "--doubt-cap-seconds", "0.5")
 SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.02}
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
-
-
-def accepted(sandbox: Sandbox) -> int:
-    return int(sandbox.counts()["jobs"]["accepted"])
 
 
 def load(spool: Spool, turn: int, sizes: list[int]) -> dict[str, Jobs]:
@@ -90,7 +79,7 @@ def test_whenever_it_is_killed_nothing_is_lost_and_little_is_repeated(tmp_path: 
 
 
 def test_while_it_drains_it_is_alive_but_not_ready_and_takes_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
-    sandbox.patch(faults=[{**SLOW, "seconds": 3.0}])
+    sandbox.patch(faults=[{**SLOW, "seconds": 5.0}])
     with serving(tmp_path, sandbox, *LOAD) as service:
         assert (service.get("/readyz")[0], service.get("/healthz")[0]) == (200, 200)
         service.spool.drop("a.jsonl", numbered(50))
@@ -99,10 +88,20 @@ def test_while_it_drains_it_is_alive_but_not_ready_and_takes_nothing(tmp_path: P
         service.until_said("draining")
         service.spool.drop("late.jsonl", numbered(1))
         assert (service.get("/readyz")[0], service.get("/healthz")[0]) == (503, 200)
-        assert service.running.end(10.0).status == 0
+        assert service.running.end(DRAIN_SECONDS).status == 0
     assert service.spool.names("inbox") == ["late.jsonl"]
     phases = [event["event"] for event in service.events() if event.get("signal") == "SIGTERM"]
     assert [phase.split(":")[0] for phase in phases] == ["stopping", "draining", "drained"]
+
+
+def goes_on(folder: Path, sandbox: Sandbox, jobs: Jobs) -> None:
+    """The next process brings all jobs of `a.jsonl` to their end, now that nothing hinders it."""
+    sandbox.patch(faults=[])
+    with serving(folder, sandbox, *LOAD) as service:
+        service.spool.until_finished("a.jsonl")
+        service.stop()
+    states = audit(jobs, service.spool.results("a.jsonl"), sandbox).states()
+    assert states == {"succeeded": len(jobs.lines)}
 
 
 def test_a_second_signal_ends_it_at_once_and_the_next_start_goes_on(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -114,12 +113,8 @@ def test_a_second_signal_ends_it_at_once_and_the_next_start_goes_on(tmp_path: Pa
         service.running.signal(signal.SIGTERM)
         service.until_said("draining")
         service.running.signal(signal.SIGTERM)
-        assert service.running.end(3.0).status == 143
-    sandbox.patch(faults=[])
-    with serving(tmp_path, sandbox, *LOAD) as service:
-        service.spool.until_finished("a.jsonl")
-        service.stop()
-    assert audit(jobs, service.spool.results("a.jsonl"), sandbox).states() == {"succeeded": 20}
+        assert service.running.end(10.0).status == 143
+    goes_on(tmp_path, sandbox, jobs)
 
 
 def test_what_cannot_be_drained_in_time_is_left_to_the_next_start(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -130,13 +125,9 @@ def test_what_cannot_be_drained_in_time_is_left_to_the_next_start(tmp_path: Path
         eventually(lambda: sandbox.counts()["open_requests"].get("invoke", 0) >= 4, 20.0)
         began = time.monotonic()
         ended = service.stop()
-        assert time.monotonic() - began < 8.0
+        assert time.monotonic() - began < 20.0, "less than it has where nothing is said"
     assert "not drained in time" in ended.err
-    sandbox.patch(faults=[])
-    with serving(tmp_path, sandbox, *LOAD) as service:
-        service.spool.until_finished("a.jsonl")
-        service.stop()
-    assert audit(jobs, service.spool.results("a.jsonl"), sandbox).states() == {"succeeded": 20}
+    goes_on(tmp_path, sandbox, jobs)
 
 
 @pytest.mark.parametrize("wait_seconds", [0.0, 0.1])

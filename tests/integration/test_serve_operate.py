@@ -3,24 +3,16 @@
 import gzip
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import ENDPOINT, Ended, a_sandbox, audit, dispatch, numbered, rows, started
+from tests.programs import ENDPOINT, Ended, accepted, audit, dispatch, numbered, rows, started
 from tests.sandboxes import eventually
-from tests.services import Spool, serving, status
+from tests.services import SLOW, Spool, asked, receipts, serving, status
 
 LOAD = ("--max-in-flight", "8", "--doubt-cap-seconds", "0.5")
-SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.05}
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
 
 
 def operate(spool: Spool, command: str, *arguments: str, code: int = 0) -> Ended:
@@ -29,16 +21,12 @@ def operate(spool: Spool, command: str, *arguments: str, code: int = 0) -> Ended
     return ended
 
 
-def accepted(sandbox: Sandbox) -> int:
-    return int(sandbox.counts()["jobs"]["accepted"])
-
-
 def test_status_tells_where_everything_is_with_and_without_a_process(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(endpoints={ENDPOINT: {"asleep": True, "wake_backlog": None}})
     with serving(tmp_path, sandbox, *LOAD) as service:
         service.spool.drop("a.jsonl", numbered(30))
         eventually(lambda: accepted(sandbox) == 30, 20.0)
-        eventually(lambda: status(service.spool)["files"][0]["outstanding_by_state"]["submitted"] == 30, 10.0)
+        eventually(lambda: status(service.spool)["files"][0]["outstanding_by_state"]["submitted"] == 30, 30.0)
         said = status(service.spool)
         assert (said["owner"], said["files"][0]["name"], said["lanes"][0]["outstanding"]) == (True, "a.jsonl", 30)
         (job,) = status(service.spool, "--job", "7")
@@ -81,7 +69,7 @@ def test_status_watches_until_it_is_interrupted(tmp_path: Path, sandbox: Sandbox
         with started(tmp_path, None, *watch) as watching:
             eventually(lambda: watching.out.read_bytes().count(b"\n") >= 3, 20.0)
             watching.signal(signal.SIGINT)
-            ended = watching.end(10.0)
+            ended = watching.end()
         assert (ended.status, "Traceback" in ended.err) == (130, False), ended.said
         assert all(json.loads(line)["owner"] for line in ended.out.splitlines())
         service.stop()
@@ -90,7 +78,7 @@ def test_status_watches_until_it_is_interrupted(tmp_path: Path, sandbox: Sandbox
 @pytest.mark.parametrize("owned", [True, False])
 def test_a_cancelled_file_gets_results_of_what_was_sent(owned: bool, tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(faults=[SLOW])
-    jobs = numbered(2_000)
+    jobs = numbered(5_000)
     with serving(tmp_path, sandbox, *LOAD) as service:
         service.spool.drop("a.jsonl", jobs)
         eventually(lambda: accepted(sandbox) > 20, 20.0)
@@ -106,7 +94,7 @@ def test_a_cancelled_file_gets_results_of_what_was_sent(owned: bool, tmp_path: P
     books = audit(jobs, service.spool.results("a.jsonl"), sandbox)
     states = books.states()
     assert states["succeeded"] == accepted(sandbox)
-    assert states["cancelled"] == 2_000 - states["succeeded"] > 1_000
+    assert states["cancelled"] == 5_000 - states["succeeded"] > 1_000
     assert books.repeated == 0
     assert "0 unfinished" in operate(service.spool, "cancel", "a.jsonl", code=2).err
 
@@ -118,7 +106,7 @@ def test_a_file_cancelled_while_it_is_read_is_cancelled_to_its_end(tmp_path: Pat
         service.spool.drop("a.jsonl", jobs)
         eventually(lambda: status(service.spool)["files"], 20.0)
         operate(service.spool, "cancel", "a.jsonl")
-        service.spool.until_finished("a.jsonl", seconds=40.0)
+        service.spool.until_finished("a.jsonl", seconds=80.0)
         service.stop()
     books = audit(jobs, service.spool.results("a.jsonl"), sandbox)
     assert books.states()["cancelled"] > 59_000
@@ -132,8 +120,8 @@ def test_a_file_that_is_cancelled_while_it_is_read_stays_cancelled_over_a_restar
     jobs = numbered(150_000)
     with serving(tmp_path, sandbox, *LOAD) as service:
         service.spool.drop("a.jsonl", jobs)
-        eventually(lambda: accepted(sandbox) > 0, 20.0)
-        operate(service.spool, "cancel", "a.jsonl")
+        eventually(lambda: receipts(service.spool) > 0, 20.0)
+        assert asked(service.spool, "cancel", file="a.jsonl")["reading"]
         service.stop() if end == "stopped" else service.kill()
     eventually(lambda: not sandbox.counts()["open_requests"].get("invoke"), 20.0)
     sent, (before,) = accepted(sandbox), status(service.spool)["files"]
@@ -158,8 +146,8 @@ def test_the_doubts_of_a_cancelled_file_are_looked_for_and_none_is_sent_again(tm
         sandbox.patch(endpoints={ENDPOINT: {"delay_every": 0}}, faults=lost)
         service.spool.drop("a.jsonl", second)
         eventually(lambda: accepted(sandbox) == 12, 20.0)
-        eventually(lambda: status(service.spool)["files"][1]["outstanding_by_state"]["ambiguous"] == 16, 20.0)
-        operate(service.spool, "cancel", "a.jsonl")
+        eventually(lambda: asked(service.spool, "status")["files"][1]["outstanding_by_state"]["ambiguous"] == 16, 20.0)
+        asked(service.spool, "cancel", file="a.jsonl")
         service.spool.until_finished("a.jsonl")
         service.stop()
     record = [event for event in sandbox.record() if event["inference_id"] not in ids(service.spool, "first.jsonl")]

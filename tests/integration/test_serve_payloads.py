@@ -1,24 +1,16 @@
 """The service and its folder of payloads: wrong, corrected, gone, cancelled; and a ledger that is lost meanwhile."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import ENDPOINT, a_sandbox, dispatch, numbered, rows
+from tests.programs import ENDPOINT, dispatch, numbered, rows
 from tests.sandboxes import eventually
-from tests.services import Spool, serving, status
+from tests.services import LOAD, Spool, serving, status
 
-LOAD = ("--max-in-flight", "4", "--doubt-cap-seconds", "0.5")
 LINES = b'{"payload_path": "a.json"}\n{"payload_path": "b.json"}\n'
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
 
 
 @pytest.fixture

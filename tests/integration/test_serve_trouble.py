@@ -1,30 +1,19 @@
 """What the service does when the other side does not play along, when time is up, and what it tells Prometheus of it all."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import ENDPOINT, STAGING, Jobs, a_sandbox, audit, numbered
+from tests.programs import ENDPOINT, STAGING, Jobs, accepted, audit, numbered
 from tests.sandboxes import eventually
 from tests.services import Service, audit_all, serving, status
 
 LOAD = ("--max-in-flight", "8", "--doubt-cap-seconds", "0.5")
 SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.02}
 SERIES_MAX = 1_500
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    with a_sandbox(tmp_path, endpoint={"instances": 16}) as running:
-        yield running
-
-
-def accepted(sandbox: Sandbox) -> int:
-    return int(sandbox.counts()["jobs"]["accepted"])
 
 
 def for_endpoints(jobs: int, *endpoints: str) -> Jobs:
@@ -68,14 +57,15 @@ def test_a_missing_endpoint_pauses_its_lane_and_the_lane_goes_on_by_itself(tmp_p
 
 
 def test_a_dead_endpoint_does_not_hold_up_the_others(tmp_path: Path, sandbox: Sandbox) -> None:
-    sandbox.patch(endpoints={"second": {"instances": 16}}, faults=[SLOW])
+    # Slow enough that the time goes by in waiting, and not in computing, which others do here, too.
+    sandbox.patch(endpoints={"second": {"instances": 16}}, faults=[{**SLOW, "seconds": 0.1}])
     allowed = ("--allow-endpoint", "second", "--allow-endpoint", "dead")
     with serving(tmp_path, sandbox, *LOAD, *allowed) as service:
         seconds = []
         for name, endpoints in (("alone", (ENDPOINT, "second")), ("beside", (ENDPOINT, "second", "dead"))):
             before, began = accepted(sandbox), time.monotonic()
-            service.spool.drop(f"{name}.jsonl", for_endpoints(800, *endpoints))
-            eventually(lambda before=before: accepted(sandbox) >= before + 1_600, 40.0)  # type: ignore[misc]
+            service.spool.drop(f"{name}.jsonl", for_endpoints(240, *endpoints))
+            eventually(lambda before=before: accepted(sandbox) >= before + 480, 40.0)  # type: ignore[misc]
             seconds.append(time.monotonic() - began)
         said = status(service.spool)
         assert {lane["endpoint"]: bool(lane["paused"]) for lane in said["lanes"]} == {
@@ -86,12 +76,12 @@ def test_a_dead_endpoint_does_not_hold_up_the_others(tmp_path: Path, sandbox: Sa
         sandbox.patch(endpoints={"dead": {}}, faults=[])
         service.spool.until_finished("alone.jsonl", "beside.jsonl", seconds=60.0)
         service.stop()
-    # 0.95 is the aim on a machine of its own; here others compute, too.
+    # 0.95 is the aim on a machine of its own.
     assert seconds[0] / seconds[1] > 0.7, seconds
     audit_all(
         {
-            "alone.jsonl": for_endpoints(800, ENDPOINT, "second"),
-            "beside.jsonl": for_endpoints(800, ENDPOINT, "second", "dead"),
+            "alone.jsonl": for_endpoints(240, ENDPOINT, "second"),
+            "beside.jsonl": for_endpoints(240, ENDPOINT, "second", "dead"),
         },
         service.spool,
         sandbox,
@@ -135,7 +125,7 @@ def test_a_denied_output_bucket_is_said_and_waited_for(
         assert heads < 100, "one probe at a time"
         sandbox.patch(faults=[])
         service.until_said("results can be looked for again", 40.0)
-        service.spool.until_finished("a.jsonl", seconds=15.0)
+        service.spool.until_finished("a.jsonl", seconds=40.0)
         assert samples(service)[gauge] == 0
         assert status(service.spool)["lanes"][0]["paused"] == []
         said = [event for event in service.events() if event["event"] == "results cannot be looked for"]
@@ -146,7 +136,7 @@ def test_a_denied_output_bucket_is_said_and_waited_for(
 
 
 def test_a_job_file_that_vanishes_from_work_ends_with_what_was_sent(tmp_path: Path, sandbox: Sandbox) -> None:
-    sandbox.patch(faults=[SLOW])
+    sandbox.patch(faults=[{**SLOW, "seconds": 0.1}])
     jobs = numbered(600)
     with serving(tmp_path, sandbox, *LOAD) as service:
         service.spool.drop("a.jsonl", jobs)
@@ -170,7 +160,7 @@ def test_a_job_file_that_vanishes_from_work_ends_with_what_was_sent(tmp_path: Pa
 def test_what_is_not_submitted_by_the_deadline_expires(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(faults=[{**SLOW, "seconds": 0.2}])
     jobs = numbered(500)
-    with serving(tmp_path, sandbox, *LOAD, "--file-deadline-seconds", "2") as service:
+    with serving(tmp_path, sandbox, *LOAD, "--file-deadline-seconds", "4") as service:
         service.spool.drop("a.jsonl", jobs)
         service.spool.until_finished("a.jsonl")
         service.stop()
@@ -199,7 +189,7 @@ def test_what_is_old_goes_from_ledger_results_and_done(tmp_path: Path, sandbox: 
         for turn in (1, 2):
             service.spool.drop("a.jsonl", numbered(5))
             eventually(lambda turn=turn: accepted(sandbox) == 5 * turn, 20.0)  # type: ignore[misc]
-            gone = ("results", "done", "work", "inbox")
+            gone = ("inbox", "work", "done", "results")  # as files go, so that none slips past
             eventually(lambda: not any(service.spool.names(folder) for folder in gone), 20.0)  # noqa: B023
             eventually(lambda: status(service.spool)["files"] == [], 20.0)
         assert samples(service)["dispatcher_jobs_total", ENDPOINT, "succeeded"] == 10
