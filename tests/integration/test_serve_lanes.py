@@ -70,7 +70,7 @@ def test_status_tells_rates_and_what_bounds_a_lane(tmp_path: Path, sandbox: Sand
         spool = service.spool
         operate(spool, "lane", ENDPOINT, "--pause", "--max-outstanding", "70")
         text = operate(spool, "status").out
-        assert f"{ENDPOINT}: 0 outstanding; paused: operator; 0 in flight, window 4 (0.05 to 8)" in text
+        assert f"{ENDPOINT}: 0 outstanding; paused: operator; 0 in flight, window 4 (0.001 to 8)" in text
         assert "any number of requests/s, at most 5000 bytes/s; 0 wait for a result, limit 70 (set)" in text
         lane(spool, "--resume", "--requests-per-second", "500", "--max-outstanding", "auto")
         spool.drop("a.jsonl", numbered(30))
