@@ -3,10 +3,11 @@
 
     python3 .ci/env.py dispatcher demo
     python3 .ci/env.py pytest
+    python3 .ci/env.py python -m benchmarks
 
 The environment is `.venv-<major>.<minor>`, one for each Python; the system's own packages are neither used nor touched.
-`dispatcher …` installs what it needs to run and no more, anything else the tools of the tests as well, each from a lock
-with hashes, by pip and from wherever pip is set up to look.
+`dispatcher …` installs what it needs to run and no more, anything else the tools of the tests as well, and the benchmarks
+that compare libraries also those; each from locks with hashes, by pip and from wherever pip is set up to look.
 
 The stamp in the environment is its truth: it is removed before anything changes and written after everything has, so an
 environment without one was interrupted, and is made anew. A lock on this very file keeps a second run waiting. Standard
@@ -28,8 +29,13 @@ from pathlib import Path
 
 OLDEST = (3, 11)
 KNOWN = ("3.13", "3.12", "3.11", "3.14")
-LOCKS = {"runtime": ("requirements.lock", "requirements-build.lock"), "test": ("requirements-test.lock",)}
-SATISFIED_BY = {"runtime": ("runtime", "test"), "test": ("test",)}
+LOCKS = {
+    "runtime": ("requirements.lock", "requirements-build.lock"),
+    "test": ("requirements-test.lock",),
+    "bench": ("requirements-test.lock", "requirements-bench.lock"),
+}
+SATISFIED_BY = {"runtime": ("runtime", "test", "bench"), "test": ("test", "bench"), "bench": ("bench",)}
+COMPARING = (["python", "-m", "benchmarks"], ["python", "-m", "benchmarks.clients"])
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -218,8 +224,10 @@ def alone(path):
 
 
 def group_of(command):
-    """`dispatcher …` runs without the tools of the tests."""
-    return "runtime" if command[0] == "dispatcher" else "test"
+    """`dispatcher …` runs without the tools of the tests, and few commands need the libraries of the comparisons."""
+    if command[0] == "dispatcher":
+        return "runtime"
+    return "bench" if command[:3] in COMPARING else "test"
 
 
 def parse(arguments):

@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout that needs nothing: empty locks, and a project without a build backend to speak of."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "env.py").write_bytes(SCRIPT.read_bytes())
-    for name in (*env.LOCKS["runtime"], *env.LOCKS["test"], "pyproject.toml"):
+    for name in (*(name for names in env.LOCKS.values() for name in names), "pyproject.toml"):
         (tmp_path / name).write_text("")
     return tmp_path
 
@@ -84,12 +84,48 @@ def test_the_dispatcher_needs_no_test_dependencies() -> None:
     assert env.group_of(["pytest"]) == "test"
 
 
+@pytest.mark.parametrize("module", ["benchmarks", "benchmarks.clients"])
+def test_only_what_compares_libraries_needs_those(module: str) -> None:
+    assert env.group_of(["python", "-m", module, "--quick"]) == "bench"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["python"], ["python", "-m"], ["python", "-m", "benchmarks.day"], ["python", "x.py", "benchmarks"]],
+    ids=" ".join,
+)
+def test_any_other_command_needs_the_tools_of_the_tests(command: list[str]) -> None:
+    assert env.group_of(command) == "test"
+
+
 def test_the_test_dependencies_hold_those_of_the_dispatcher(environment: Any) -> None:
     assert environment.is_ready("test")
     assert environment.is_ready("runtime")
     environment.write_stamp({"runtime": environment.digest("runtime")})
     assert environment.is_ready("runtime")
     assert not environment.is_ready("test")
+
+
+def test_the_libraries_of_the_comparisons_come_with_all_others(environment: Any) -> None:
+    assert not environment.is_ready("bench")
+    environment.write_stamp({"bench": environment.digest("bench")})
+    assert all(environment.is_ready(group) for group in env.LOCKS)
+
+
+@pytest.mark.parametrize("name", ["requirements-test.lock", "requirements-bench.lock", "pyproject.toml"])
+def test_a_changed_lock_is_not_hidden_by_the_larger_set_that_was_installed(
+    checkout: Path, environment: Any, name: str
+) -> None:
+    environment.write_stamp({"bench": environment.digest("bench")})
+    (checkout / name).write_text("changed")
+    assert not environment.is_ready("bench")
+    assert not environment.is_ready("test")
+
+
+def test_what_was_installed_before_stays_in_the_stamp(environment: Any) -> None:
+    environment.install = lambda group: None
+    environment.prepare("bench")
+    assert set(environment.installed()) == {"test", "bench"}
 
 
 @pytest.mark.parametrize("name", ["requirements-test.lock", "pyproject.toml"])
@@ -193,3 +229,20 @@ def test_the_locks_name_no_index_and_carry_a_hash_for_each_package() -> None:
         pinned = [number for number, line in enumerate(lines) if "==" in line.partition(";")[0]]
         assert pinned
         assert all("--hash=sha256:" in lines[number + 1] for number in pinned)
+
+
+def test_the_locks_agree_on_each_release() -> None:
+    """Whoever installs one set after another gets what was tested together."""
+    tested, compared = (releases(name) for name in env.LOCKS["bench"])
+    assert tested.keys() & compared.keys()
+    assert all(compared[name] == tested[name] for name in tested.keys() & compared.keys())
+
+
+def releases(lock: str) -> dict[str, set[str]]:
+    """{package: releases} of a lock; there may be one for each of several Pythons."""
+    found: dict[str, set[str]] = {}
+    for line in (SCRIPT.parents[1] / lock).read_text().splitlines():
+        name, pinned, release = line.partition("==")
+        if pinned and name[:1].isalnum():
+            found.setdefault(name, set()).add(release.split()[0])
+    return found
