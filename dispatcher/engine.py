@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 from msgspec import structs
 
 from dispatcher.attempt import Job, Paths
 from dispatcher.clock import SystemClock
-from dispatcher.errors import UnreadableFileError
+from dispatcher.errors import ChangedFileError, UnreadableFileError
 from dispatcher.fates import Fates
 from dispatcher.formats.disk import MissingFolderError
 from dispatcher.formats.joblines import LineRules
@@ -60,6 +61,8 @@ log = structlog.get_logger(__name__)
 
 RECOVERY_DOUBT_SECONDS = 5.0
 """After a crash nobody knows how long results take: so long the outputs of attempts in doubt are waited for."""
+VERIFY_MAX = 3
+"""So often a job file may be touched while one batch of its lines is read."""
 SAMPLE_SECONDS = 1.0
 HEALTHY_SECONDS = 15.0
 """So long after its last sample a process counts as stuck."""
@@ -104,10 +107,14 @@ class Engine:
         """Files that have come to their end: read, and every job final. Each once a process, unless an end is not one yet."""
         self.max_outstanding: dict[EndpointName, int | None] = dict.fromkeys(endpoints, settings.max_outstanding)
         """Most jobs of each lane that may wait for a result; None: what the model gets done. An operator may change it."""
+        self.spoiled: dict[FileId, str] = {}
+        """Files that do not hold any more what was read of them, or cannot be read, and why: nothing more of them is sent."""
         self.found: Counter[FileId] = Counter()
         """Jobs in doubt whose output was found, by file, since this process began with it."""
         # Jobs submitted and not settled, and when jobs of late reached an end: for the outstanding window.
         self._submitted: dict[EndpointName, int] = dict.fromkeys(endpoints, 0)
+        # Jobs whose attempt may have been taken, for the same.
+        self._doubtful: dict[EndpointName, int] = dict.fromkeys(endpoints, 0)
         self._settled = {endpoint: Lately(PACE_SECONDS) for endpoint in endpoints}
         # Jobs that are not final, by file; no entry where all are. Of every file in the ledger.
         self._outstanding: defaultdict[EndpointName, Counter[FileId]] = defaultdict(Counter)
@@ -166,7 +173,7 @@ class Engine:
             judge=judge,
             max_in_flight=settings.max_in_flight,
             flow=flow,
-            may_claim=partial(self._may_claim, endpoint),
+            may_wait=partial(self._may_wait, endpoint),
             metrics=self.metrics,
             submitted=self.tracker.note,
         )
@@ -184,6 +191,8 @@ class Engine:
             self._queues.setdefault(queue.file_id, {})[queue.queue_id] = queue
             tally = self.ledger.tally(queue.queue_id)
             self._submitted[queue.endpoint] += tally[State.SUBMITTED]
+            if tally[State.AMBIGUOUS]:
+                self._doubt(queue, tally[State.AMBIGUOUS])
             self._grow(queue, sum(tally[state] for state in OUTSTANDING_STATES))
         for (endpoint, state), jobs in self.ledger.totals().items():
             self.metrics.add_endpoint(endpoint).entered(state, jobs)
@@ -195,7 +204,7 @@ class Engine:
     def start(self, tasks: TaskGroup, *, look: bool, lasting: bool = False) -> None:
         """Starts lanes, tracker and the sampling of gauges. Without `look` nobody waits for results, and no limit is put on them.
 
-        `lasting`: one job file that is gone ends its own jobs, not the process.
+        `lasting`: one job file that is gone, or changed, ends its own jobs, not the process.
         """
         self._bounded, self._is_lasting = look, lasting
         for lane in self.lanes.values():
@@ -247,7 +256,7 @@ class Engine:
 
     def forget(self, file: FileId) -> None:
         """The file's results stand: nothing about it is asked any more."""
-        for known in (self._files, self._queues, self._ends, self.found):
+        for known in (self._files, self._queues, self._ends, self.found, self.spoiled):
             known.pop(file, None)
         self._taken_in.discard(file)
         self._loader.forget(file)
@@ -331,18 +340,41 @@ class Engine:
         try:
             return await patient(lambda: self._load_unless_cancelled(endpoint, claims))
         except UnreadableFileError as error:
-            log.error("job file cannot be read any more; what was to be sent of it is dead", error=str(error))
+            self.spoil(claims[0].file_id, str(error))
             return [self._gone(claim, str(error)) for claim in claims]
 
     async def _load_unless_cancelled(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
-        """Nobody waits for the payloads of a cancelled file. Raises as `Loader.load` does, and UnreadableFileError for these."""
+        """Nobody waits for the payloads of a cancelled file. Raises UnreadableFileError for these, and for a file that is spoiled."""
         try:
-            return await self._loader.load(endpoint, claims)
+            return await self._load_if_whole(endpoint, claims)
         except MissingFolderError as error:
             file = await self.ledger.file(claims[0].file_id)
             if file is not None and file.cancelled_at is not None:
                 raise UnreadableFileError(f"{error}; {file.name} is cancelled and not waited for") from error
             raise
+
+    async def _load_if_whole(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
+        """A file may be touched, or grow, as long as it holds what was read of it."""
+        for _ in range(VERIFY_MAX):
+            try:
+                return await self._loader.load(endpoint, claims)
+            except ChangedFileError:
+                await self.verify(claims[0].file_id)
+        raise UnreadableFileError(f"{self._known[claims[0].file_id].data_path} is being changed all the time")
+
+    async def verify(self, file: FileId) -> None:
+        """Raises UnreadableFileError where the file does not hold any more what was read of it."""
+        read = await self.ledger.file(file)
+        if file in self.spoiled or read is None:
+            raise UnreadableFileError(self.spoiled.get(file, "the ledger has forgotten the file"))
+        await anyio.to_thread.run_sync(self._loader.verify, read)
+
+    def spoil(self, file: FileId, why: str) -> None:
+        """What is not sent of the file yet will not be. Told once."""
+        if file not in self.spoiled:
+            self.spoiled[file] = why
+            name = self._known[file].name
+            log.error("job file cannot be read any more; what was to be sent of it is dead", name=name, error=why)
 
     def _gone(self, claim: Claim, message: str) -> Settled:
         return Settled(
@@ -376,6 +408,8 @@ class Engine:
         self._grow(queue, change.jobs * ((change.state in OUTSTANDING_STATES) - (change.prior in OUTSTANDING_STATES)))
         if change.state is State.SUBMITTED:
             self._submitted[endpoint] += change.jobs
+        if State.AMBIGUOUS in (change.prior, change.state):
+            self._doubt(queue, change.jobs if change.state is State.AMBIGUOUS else -change.jobs)
         if (change.prior, change.state) == (State.AMBIGUOUS, State.SUCCEEDED) and queue.file_id in self._files:
             self.found[queue.file_id] += change.jobs
         if change.state in FINAL_STATES and change.prior in OUTSTANDING_STATES and queue.file_id in self._ends:
@@ -393,8 +427,16 @@ class Engine:
 
     # --- the outstanding window ---------------------------------------------------------------------------------------
 
-    def _may_claim(self, endpoint: EndpointName) -> bool:
-        return not self._bounded or self._submitted[endpoint] < self.outstanding_limit(endpoint)
+    def _may_wait(self, endpoint: EndpointName) -> int | None:
+        """How many jobs of the lane may come to wait for a result beside those that do, or may do; None: any number."""
+        if not self._bounded:
+            return None
+        return self.outstanding_limit(endpoint) - self._submitted[endpoint] - self._doubtful[endpoint]
+
+    def _doubt(self, queue: Queue, jobs: int) -> None:
+        """So many more are in doubt. Those of a rebuilt file do not count: one of them must be sent to tell of the others."""
+        if not self._known[queue.file_id].rebuilt:
+            self._doubtful[queue.endpoint] += jobs
 
     def outstanding_limit(self, endpoint: EndpointName) -> int:
         """How many jobs of the lane may wait for a result now."""

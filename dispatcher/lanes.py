@@ -5,9 +5,10 @@
     scribe    one task: records the outcomes that have gathered, in one ledger call
 
 A job's claim is durable before a byte of it is sent. What is claimed and has no durable outcome is *open*, at most twice
-`max_in_flight`, so that is what a crash can leave in doubt. The retry heap is the ledger's own index of due times: it
-survives a crash and takes no memory. A closed gate (see `limits`) lets one probe out at a time; jobs claimed before it
-closed go back unsent. What must never happen: a job sent without a durable claim, or an outcome told before it is durable.
+`max_in_flight`, so that is what a crash can leave in doubt. It may come to wait for a result, so no more is claimed than may
+do that (`may_wait`). The retry heap is the ledger's own index of due times: it survives a crash and takes no memory. A closed
+gate (see `limits`) lets one probe out at a time; jobs claimed before it closed go back unsent. What must never happen: a job
+sent without a durable claim, or an outcome told before it is durable.
 Over 300 lines because the three kinds of task share one lane's state, and its rules are read best in one place.
 """
 
@@ -93,11 +94,13 @@ class Lane:
         judge: Judge,
         max_in_flight: int,
         flow: Flow,
-        may_claim: Callable[[], bool],
+        may_wait: Callable[[], int | None],
         metrics: Metrics,
         submitted: Callable[[Submission], None],
     ) -> None:
-        """`submitted` is told of receipts once they are durable; `may_claim` says whether more may be under way now."""
+        """`submitted` is told of receipts once they are durable; `may_wait` says how many jobs more may come to wait for a
+        result, those that are open included; None: any number.
+        """
         self.endpoint = endpoint
         self._ledger = ledger
         self._load = load
@@ -105,7 +108,7 @@ class Lane:
         self._judge = judge
         self._max_in_flight = max_in_flight
         self._flow = flow
-        self._may_claim = may_claim
+        self._may_wait = may_wait
         # Held by the one worker whose turn it is, while it may not be sent yet; the others wait behind it.
         self._door = asyncio.Lock()
         # Set when an attempt has ended or limits changed: whoever stands at the door asks again.
@@ -120,6 +123,8 @@ class Lane:
         self._offered: set[QueueId] = set()
         # Wall time before which a queue has nothing due. Feeder only.
         self._due_at: dict[QueueId, float] = {}
+        # Monotonic time before which less than a batch is not worth its commit. Feeder only.
+        self._little_at = float("-inf")
         # Set when the feeder may find more to do: a queue offered, room made, stop. Cleared by the feeder.
         self._wake = asyncio.Event()
         # Claimed and loaded, waiting for a worker; bounded by the open limit. None ends one worker.
@@ -227,9 +232,10 @@ class Lane:
         room = 2 * self._max_in_flight - self._open
         if self._held or room < max(1, self._max_in_flight // 2):
             return Wait(None)
-        if not self._may_claim():
-            return Wait(FULL_SECONDS)
         now = self._paths.clock.monotonic()
+        room = self._room_for_results(room)
+        if room < self._worth and (room < 1 or now < self._little_at):
+            return Wait(FULL_SECONDS)
         if self._staging_blocked(now):
             return Wait(max(0.0, self._judge.staging_gate.probe_at - now))
         queue = self._next_queue()
@@ -242,6 +248,16 @@ class Lane:
         if now < self._judge.gate.probe_at:
             return Wait(self._judge.gate.probe_at - now)
         return Take(queue, 1, probe=True)
+
+    @property
+    def _worth(self) -> int:
+        """How many jobs are worth a claim, where fewer need not be."""
+        return max(1, min(self._max_in_flight // 2, CLAIM_BATCH))
+
+    def _room_for_results(self, room: int) -> int:
+        """Each job that is open may come to wait for a result."""
+        may_wait = self._may_wait()
+        return room if may_wait is None else min(room, may_wait - self._open)
 
     def _staging_blocked(self, now: float) -> bool:
         return (
@@ -279,6 +295,8 @@ class Lane:
             await self._put_off(step.queue)
             return
         self._open += len(claims)
+        if len(claims) == step.limit < self._worth:
+            self._little_at = self._paths.clock.monotonic() + FULL_SECONDS
         for claim, loaded in zip(claims, await self._load(claims), strict=True):
             if isinstance(loaded, Settled):
                 self._note(loaded, claim)

@@ -2,7 +2,8 @@
 
 A closed gate drops nothing. It names its reason, lets one probe through at `probe_at`, and waits longer after each probe
 that fails. Some troubles close it at once (nothing else could succeed either), the rest only as a streak without one
-success between, because a service that throttles one request in twenty is healthy.
+success between, because a service that throttles one request in twenty is healthy; and one that throttles all but one in
+twenty still takes what it allows.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,11 @@ STREAKS = {
 }
 """How many failures in a row, without a success, close the gate."""
 
+LASTING_SECONDS = {FailureReason.THROTTLED: 1.0}
+"""A streak of these must have lasted so long, too. Of an endpoint that takes 200 a second, a window that may not shrink below
+one meets 16 refusals between two that are taken where a round trip is a third of a millisecond: closed for them, the lane
+would live on its probes. As one that throttles everything, it costs a second of what the window allows at its least."""
+
 PROVEN_STREAK = 8
 """So many failures in a row put the lane in doubt before its gate closes."""
 
@@ -38,6 +44,7 @@ class Gate:
     def __init__(self, chance: Callable[[], float]) -> None:
         self._chance = chance
         self._streak = 0
+        self._streak_at = 0.0
         self._probes = 0
         self.reason: FailureReason | None = None
         """Why it is closed; None while it is open."""
@@ -59,11 +66,13 @@ class Gate:
 
     def failure(self, reason: FailureReason, now: float) -> bool:
         """A request was not taken. Returns whether this closed the gate; a gate closed already only waits longer."""
+        if not self._streak:
+            self._streak_at = now
         self._streak += 1
         if self.reason is not None:
             self._postpone(now)
             return False
-        if self._streak < STREAKS.get(reason, 1):
+        if self._streak < STREAKS.get(reason, 1) or now - self._streak_at < LASTING_SECONDS.get(reason, 0.0):
             return False
         self._succeeded = False
         self.reason = reason

@@ -15,10 +15,11 @@ import anyio.to_thread
 from msgspec import Struct
 
 from dispatcher.attempt import Job, Origin
-from dispatcher.errors import ChangedFileError
+from dispatcher.errors import ChangedFileError, UnreadableFileError
 from dispatcher.formats.disk import check_folder_of
 from dispatcher.formats.faults import LineError
 from dispatcher.formats.joblines import JobLine, LineRules, decode_again
+from dispatcher.formats.lines import verify_prefix
 from dispatcher.formats.linesource import LineSource, open_source
 from dispatcher.formats.payloads import InMemory, Loaded, OnDisk, Place, load
 from dispatcher.identity import inference_id, output_folder
@@ -26,6 +27,8 @@ from dispatcher.interfaces import Clock, FileSlice
 from dispatcher.model import Claim, EndpointName, Error, FailureReason, FileId, JobFile, Settled, State
 
 TTL_LEAST_SECONDS = 60
+Stamp = tuple[int, int]
+"""Size in bytes, and time of change in ns."""
 GONE = (-1, -1)
 """The stamp of a file that is not there."""
 OPEN_FILES = 64
@@ -54,8 +57,8 @@ class Loader:
         # Least recently used first. Only touched under the lock, in worker threads, and by close.
         self._open: OrderedDict[FileId, LineSource] = OrderedDict()
         self._lock = threading.Lock()
-        # Size and time of change of each job file when it was first read here. Under the lock.
-        self._stamps: dict[FileId, tuple[int, int]] = {}
+        # Size and time of change of each job file when it was first read here, or last found to be whole. Under the lock.
+        self._stamps: dict[FileId, Stamp] = {}
 
     def add(self, file: JobFile) -> None:
         """Makes the file's jobs loadable."""
@@ -78,8 +81,23 @@ class Loader:
             self._open.clear()
 
     async def load(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
-        """One entry for each claim, in order; the claims are of one job file."""
+        """One entry for each claim, in order; the claims are of one job file. Raises ChangedFileError if that was touched."""
         return await anyio.to_thread.run_sync(self._load, endpoint, claims)
+
+    def verify(self, file: JobFile) -> None:
+        """Takes a file that was touched for what it was, if it still holds what was read of it (blocking).
+
+        Raises UnreadableFileError where it does not, MissingFolderError where the folder that it lay in is gone.
+        """
+        stamp = _stamp(file.data_path)
+        check_folder_of(file.data_path)
+        if not verify_prefix(file.data_path, file.cursor):
+            raise UnreadableFileError(f"{file.data_path} was changed: it does not hold the lines that were read of it")
+        with self._lock:
+            self._stamps[file.file_id] = stamp
+            source = self._open.pop(file.file_id, None)
+        if source is not None:
+            source.close()
 
     def _load(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
         file = self._files[claims[0].file_id]
@@ -111,7 +129,7 @@ class Loader:
         return self._open[file.file_id]
 
     def _check_unchanged(self, file: JobFile) -> None:
-        """What was just read may be another file's lines. Raises ChangedFileError, which ends the process: see `sources`."""
+        """What was just read may be another file's lines. Raises ChangedFileError."""
         stamp = _stamp(file.data_path)
         if stamp == GONE:
             check_folder_of(file.data_path)
@@ -183,7 +201,7 @@ class _Batch(Struct, frozen=True, kw_only=True):
     ready_at: float
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamp(path: str) -> Stamp:
     try:
         found = Path(path).stat()
     except OSError:

@@ -31,7 +31,7 @@ from dispatcher.model import FINAL_STATES, EndpointName, FailureReason, JobFile,
 from dispatcher.results import run_of, whole
 from dispatcher.service import engine
 from dispatcher.settings import Settings
-from dispatcher.signals import Stop, stop_on_signals
+from dispatcher.signals import Stop, StoppedError, stop_on_signals
 from dispatcher.sources.jobfiles import Intaker, take_up
 
 log = structlog.get_logger(__name__)
@@ -88,20 +88,28 @@ class Request(Struct, frozen=True, kw_only=True):
 async def run(request: Request) -> int:
     """Runs the job files; returns the exit status. Raises DispatcherError."""
     with stop_on_signals() as stop:
-        async with engine(request.settings, request.ledger, registry := CollectorRegistry()) as made:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(control_socket(request.ledger, partial(answer, made)))
-                if request.settings.listen:
-                    address = await stack.enter_async_context(
-                        metrics_server(request.settings.listen, registry, ready=lambda: not stop.requested.is_set())
-                    )
-                    log.info("metrics", url=f"http://{address}/metrics")
-                files = await _take_up(request, made, stop)
-                if len(files) < len(request.sources):
-                    return EXIT_INTERRUPTED
-                await _check_places(made, files, request)
-                await _dispatch(made, files, request, stop)
-            return await _exit_status(made, files, request, stop)
+        try:
+            return await _run(request, stop)
+        except StoppedError:
+            request.abandoned()
+            return EXIT_INTERRUPTED
+
+
+async def _run(request: Request, stop: Stop) -> int:
+    async with engine(request.settings, request.ledger, registry := CollectorRegistry(), stop) as made:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(control_socket(request.ledger, partial(answer, made)))
+            if request.settings.listen:
+                address = await stack.enter_async_context(
+                    metrics_server(request.settings.listen, registry, ready=lambda: not stop.requested.is_set())
+                )
+                log.info("metrics", url=f"http://{address}/metrics")
+            files = await _take_up(request, made, stop)
+            if len(files) < len(request.sources):
+                return EXIT_INTERRUPTED
+            await _check_places(made, files, request)
+            await _dispatch(made, files, request, stop)
+        return await _exit_status(made, files, request, stop)
 
 
 async def _take_up(request: Request, made: Engine, stop: Stop) -> list[JobFile]:

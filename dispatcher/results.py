@@ -33,6 +33,8 @@ from dispatcher.sketch import Sketch
 log = structlog.get_logger(__name__)
 
 RESULTS, ERRORS, SUMMARY = "results.jsonl", "errors.jsonl", "summary.json"
+CHANGED_FILE = "changed_file"
+"""The code of the summary's error where the job file is not what was read of it."""
 PAGE = 500
 COLLECT_PAGE = 8
 """Rows in a page when contents are collected: that many outputs are held in memory at once."""
@@ -67,8 +69,8 @@ class Summary:
             if row.submitted_at is not None and row.state is State.SUCCEEDED:
                 self._completion.setdefault(row.transport, Sketch()).add(row.completed_at - row.submitted_at)
 
-    def encode(self, published_at: float) -> bytes:
-        """The contents of `summary.json`."""
+    def encode(self, published_at: float, error: dict[str, str] | None = None) -> bytes:
+        """The contents of `summary.json`. `error`: what is wrong with the job file itself."""
         file = self._file
         final = {state.value: self._states[state] for state in FINAL_STATES}
         accepted = sum(self._states.values())
@@ -96,6 +98,7 @@ class Summary:
             "first_submitted_at": rfc3339(self._first_submitted_at),
             "last_completed_at": rfc3339(self._last_completed_at),
             "published_at": rfc3339(published_at),
+            **({"error": error} if error else {}),
         }
         return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
@@ -145,18 +148,19 @@ class Results:
         self._completions = completions
         self._max_bytes = max_bytes
 
-    async def write(self, file: JobFile, folder: Path, *, metadata: bool = True) -> None:
+    async def write(self, file: JobFile, folder: Path, *, metadata: bool = True, spoiled: str | None = None) -> None:
         """Writes the three files of what is final now into `folder`, which is made where it is missing. Idempotent.
 
+        `spoiled` says in the summary why the job file is not what was read of it.
         Raises DiskFaultError where they cannot be written, UnreadableFileError where metadata is to be read from a job file that
         is gone; files that are there already stay whole.
         """
         try:
-            await self._write(file, folder, metadata=metadata)
+            await self._write(file, folder, metadata, spoiled)
         except OSError as error:
             raise disk_fault("write the results in", str(folder), error) from error
 
-    async def _write(self, file: JobFile, folder: Path, *, metadata: bool) -> None:
+    async def _write(self, file: JobFile, folder: Path, metadata: bool, spoiled: str | None) -> None:
         await anyio.to_thread.run_sync(_make_folder, folder)
         summary = Summary(file)
         with _Part(folder / RESULTS) as results, _Part(folder / ERRORS) as errors:
@@ -165,7 +169,8 @@ class Results:
                 await anyio.to_thread.run_sync(_write_page, file, page, brought, summary, results.stream, errors.stream)
             await anyio.to_thread.run_sync(_put, results, errors)
         with _Part(folder / SUMMARY) as part:
-            part.stream.write(summary.encode(self._clock.now()))
+            error = {"code": CHANGED_FILE, "message": spoiled[:500]} if spoiled else None
+            part.stream.write(summary.encode(self._clock.now(), error))
             await anyio.to_thread.run_sync(_put, part)
 
     async def _pages(self, file: JobFile) -> AsyncIterator[Page]:

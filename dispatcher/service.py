@@ -29,6 +29,7 @@ from dispatcher.model import (
     EndpointName,
 )
 from dispatcher.settings import Settings
+from dispatcher.signals import Stop, unless_stopped
 from dispatcher.transports.choosing import Transports, transports
 from dispatcher.transports.staging import SdkStager
 
@@ -39,8 +40,13 @@ HELD_SECONDS = 2.0
 
 
 @asynccontextmanager
-async def engine(settings: Settings, ledger_path: Path, registry: CollectorRegistry) -> AsyncIterator[Engine]:
-    """Opens ledger and clients, recovers, and yields the wired parts; they do not run yet."""
+async def engine(
+    settings: Settings, ledger_path: Path, registry: CollectorRegistry, stop: Stop | None = None
+) -> AsyncIterator[Engine]:
+    """Opens ledger and clients, recovers, and yields the wired parts; they do not run yet.
+
+    Raises StoppedError where a stop is requested while the credentials are still waited for.
+    """
     metrics = Metrics(registry, [EndpointName(name) for name in sorted(settings.endpoints())])
     async with AsyncExitStack() as stack:
         ledger = await open_sqlite(
@@ -52,7 +58,8 @@ async def engine(settings: Settings, ledger_path: Path, registry: CollectorRegis
         )
         for endpoint in endpoints:
             metrics.add_endpoint(endpoint)
-        opened = await stack.enter_async_context(clients(_client_settings(settings, len(endpoints))))
+        async with unless_stopped(stop or Stop()):
+            opened = await stack.enter_async_context(clients(_client_settings(settings, len(endpoints))))
         log.info("AWS endpoints", region=opened.region, **{k.replace("-", "_"): v for k, v in opened.endpoints.items()})
         work = work_folder(ledger_path)
         await anyio.to_thread.run_sync(_make_work, work, {file.data_path for file in await ledger.files()})

@@ -13,7 +13,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from dispatcher.model import Error, FailureReason, FileId, JobFile, State
 from dispatcher.replays import Replay, make_replay, original, unfinished
 from dispatcher.service import HELD_SECONDS, engine
 from dispatcher.settings import Settings
-from dispatcher.signals import Stop, stop_on_signals
+from dispatcher.signals import Stop, StoppedError, stop_on_signals
 from dispatcher.sources.disk import Disk, free_bytes, watch_disk
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import open_inbox
@@ -49,6 +49,7 @@ from dispatcher.sources.patience import patient
 from dispatcher.sources.retention import Retention
 from dispatcher.sources.turns import Turns, is_small, size_on_disk
 from dispatcher.sources.uptake import Uptake, UptakeSettings
+from dispatcher.status import Status
 
 log = structlog.get_logger(__name__)
 
@@ -75,8 +76,10 @@ async def serve(settings: Settings) -> int:
         folder = Folder(_spool(settings))
         ledger = ledger_of(settings)
         async with AsyncExitStack() as stack:
+            # Told to stop while it still waits for credentials, it has nothing to drain.
+            stack.enter_context(suppress(StoppedError))
             await _own(folder, stack)
-            made = await stack.enter_async_context(engine(settings, ledger, registry := CollectorRegistry()))
+            made = await stack.enter_async_context(engine(settings, ledger, registry := CollectorRegistry(), stop))
             disk = watch_disk(folder.spool, settings.disk_reserve_bytes, made.metrics.disk_has)
             service = Service(settings, made, folder, disk, stop)
             await stack.enter_async_context(control_socket(ledger, service.answer))
@@ -158,7 +161,8 @@ class Service:
                 async with self._replaying:
                     return await self._replay(name, [State(state) for state in states])
             case _:
-                return await answer(self._made, request)
+                said = await answer(self._made, request)
+                return structs.replace(said, disk_low=self._disk.low()) if isinstance(said, Status) else said
 
     async def run(self, started: float) -> None:
         """The whole life between start and stop."""
@@ -263,6 +267,8 @@ class Service:
     async def _go_on(self, file: JobFile, uptake: Uptake) -> None:
         try:
             await uptake.restore(file)
+            if file.intake_done and self._made.unsent_queues(file.file_id):
+                await patient(partial(self._made.verify, file.file_id))
         except UnreadableFileError as error:
             await self._give_up(file, str(error))
             return
@@ -290,6 +296,7 @@ class Service:
         """The file cannot be read to its end: what of it is not on its way ends here, what is gets its result."""
         log.error("job file cannot be read to its end", name=file.name, reason=reason)
         self._open[file.file_id] = file
+        self._made.spoiled[file.file_id] = reason
         error = Error(FailureReason.PAYLOAD_GONE, reason[:500])
         now = self._made.clock.now()
         await patient(lambda: self._made.ledger.end_unsent(file.file_id, State.CANCELLED, now, error))
@@ -374,13 +381,16 @@ class Service:
         made.forget(file.file_id)
 
     async def _write(self, file: JobFile) -> None:
-        place = self._folder.results_place(file.run_id)
+        place, spoiled = self._folder.results_place(file.run_id), self._made.spoiled
+        why = spoiled.get(file.file_id) or await anyio.to_thread.run_sync(unlike_what_was_read, file)
+        if why is not None and file.file_id not in spoiled:
+            log.error("job file is not what was read of it; it goes to failed/", name=file.name, error=why)
         try:
-            await self._made.results.write(file, place)
+            await self._made.results.write(file, place, spoiled=why)
         except UnreadableFileError as error:
             # What is known of its jobs stands all the same: a file that is gone must not keep the others from their results.
             log.error("job file is gone; its results have no metadata", name=file.name, error=str(error))
-            await self._made.results.write(file, place, metadata=False)
+            await self._made.results.write(file, place, metadata=False, spoiled=why or str(error))
 
     async def _finish(self, file: JobFile) -> None:
         standing = await anyio.to_thread.run_sync(self._folder.standing, file)
@@ -414,6 +424,17 @@ class Service:
                 uptake.forget(before[gone])
                 self._made.pruned(gone)
             await anyio.sleep(min(PRUNE_SECONDS, max(1.0, retention_seconds)))
+
+
+def unlike_what_was_read(file: JobFile) -> str | None:
+    """Whether there is more, or less, of the file now than was read of it (blocking); None if neither."""
+    try:
+        more = Path(file.data_path).stat().st_size - file.cursor.offset
+    except OSError as error:
+        return f"{file.data_path} is gone: {error.strerror}"
+    if more > 0:
+        return f"{more} bytes came after it had been read, of which nothing was sent: drop them as a file of their own"
+    return f"it is {-more} bytes shorter than when it was read" if more else None
 
 
 def next_deadline(files: Iterable[JobFile], now: float) -> float:

@@ -8,8 +8,9 @@ Over 300 lines because each setting says beside its default what it counts in an
 help texts, the sample in `deploy/` and the JSON Schema are all printed from here.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -26,6 +27,38 @@ Python's `$` also stands before a last newline. For the same reason no pattern h
 _PORT = r"0*(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5]?[0-9]{1,4})"
 _LISTEN = rf"^(?:[^:\[\]]+|\[[^\[\]]+\]):{_PORT}" + END
 _STAGING = r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](?:/[^\n]*)?" + END
+
+OF_KUBERNETES = re.compile(
+    PREFIX
+    + r"""(?:[A-Z0-9]+_)*?(?:
+        SERVICE_HOST=[0-9a-f.:]+ | SERVICE_PORT(?:_[A-Z0-9_]+)?=[0-9]+
+        | PORT(?:_[0-9]+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://.+
+        | PORT_[0-9]+_(?:TCP|UDP|SCTP)_(?:PROTO=(?:tcp|udp|sctp) | PORT=[0-9]+ | ADDR=[0-9a-f.:]+))""",
+    re.VERBOSE,
+)
+"""Variables that Kubernetes gives every container beside a Service whose name is, or begins with, `dispatcher`."""
+
+_HEADER = "visible ASCII characters and, between them, spaces"
+_FORMS = {
+    "endpoint": "letters, digits and, between them, hyphens",
+    "allow_endpoint": "letters, digits and, between them, hyphens",
+    "staging": "s3://BUCKET or s3://BUCKET/PREFIX, with a bucket of lowercase letters, digits, dots and hyphens",
+    "listen": "HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464",
+    "content_type": _HEADER,
+    "accept": _HEADER,
+    "staging_tags": "KEY=VALUE without a comma",
+    "bucket_owner": "the 12 digits of an account",
+    "input_prefix": "s3://BUCKET/PREFIX",
+}
+"""What a pattern asks for, in words."""
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
 
 EndpointText = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9](?:-*[a-zA-Z0-9])*" + END, max_length=63)]
 HeaderText = Annotated[
@@ -366,7 +399,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(
             ge=0,
-            description="Intake stops while less than this is free on the spool's disk; what was accepted goes on.",
+            description="Intake stops if less than this is free on the spool's disk, until a tenth more is; what was accepted goes on.",
             extra=_about("bytes", "room for the ledger and the results of what was accepted"),
         ),
     ] = 1024**3
@@ -469,8 +502,9 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], toml: Mapping[str
     problems = [f"unknown setting {name!r} in the settings file" for name in (toml or {}) if name not in known]
     problems += [
         f"unknown variable {name}"
-        for name in environ
+        for name, value in environ.items()
         if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in known
+        if not OF_KUBERNETES.fullmatch(f"{name}={value}")
     ]
     for name in known:
         variable = PREFIX + name.upper()
@@ -485,7 +519,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], toml: Mapping[str
         try:
             settings[name] = _convert(name, value, is_text=not where.endswith(_IN_FILE))
         except msgspec.ValidationError as error:
-            problems.append(f"{where}: {_reason(error)} (given: {value!r}). {_meta(name).description}")
+            problems.append(f"{where}: {_reason(name, error)} (given: {value!r}). {_meta(name).description}")
     made = Settings(**settings)
     if not {"min_in_flight", "max_in_flight"} & (values.keys() - settings.keys()):
         problems += _apart(made)
@@ -514,9 +548,28 @@ def _split(name: str, text: str) -> Any:
     return [part.strip() for part in text.split(",") if part.strip()] if several else text
 
 
-def _reason(error: msgspec.ValidationError) -> str:
+def _reason(name: str, error: msgspec.ValidationError) -> str:
+    """What is wrong, in words that need no knowledge of Python."""
     text = str(error).partition(" - at ")[0]
-    return "it has not the form of one" if "matching regex" in text else text[:1].lower() + text[1:]
+    if "matching regex" in text:
+        return f"it must be {_FORMS[name]}"
+    if text.startswith("Invalid enum value"):
+        return f"it must be one of {', '.join(_choices(Settings.__annotations__[name]))}"
+    return re.sub(r"`([a-z |]+)`", _in_words, text[:1].lower() + text[1:])
+
+
+def _in_words(types: re.Match[str]) -> str:
+    """`null` goes without saying: it is what is not given."""
+    return " or ".join(_WORDS.get(kind, kind) for kind in types[1].split(" | ") if kind != "null" or types[1] == "null")
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    """The values that its Literal allows."""
+    for part in get_args(annotation):
+        if get_origin(annotation) is Literal:
+            yield str(part)
+        elif get_origin(part) is not None:
+            yield from _choices(part)
 
 
 def _meta(name: str) -> Meta:

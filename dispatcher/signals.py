@@ -3,17 +3,21 @@
 A clean stop may take as long as the slowest thing in flight; whoever signals again does not want to wait for it. Then the
 process ends without another word, with 130 (SIGINT), 143 (SIGTERM) or 129 (SIGHUP), as after a crash: the ledger is made
 for that. SIGHUP comes when a terminal goes away: a stop must not fail because nothing can be said there any more. Where it
-is ignored, as under nohup, it stays so.
+is ignored, as under nohup, it stays so. What may wait long before anything is at stake ends at the first: `unless_stopped`.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedError(Exception):
+    """Told to stop before there was anything to be stopped: the process ends with nothing done."""
 
 
 class Stop:
@@ -51,6 +55,29 @@ def stop_on_signals() -> Generator[Stop]:
     finally:
         for number, handler in found.items():
             signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def unless_stopped(stop: Stop) -> AsyncGenerator[None]:
+    """Cancels the block as soon as a stop is requested, and raises StoppedError; what it has opened it closes on its way out."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as limit:
+
+            def end(_: asyncio.Task[object]) -> None:
+                limit.reschedule(loop.time())
+
+            requested = asyncio.create_task(stop.requested.wait())
+            requested.add_done_callback(end)
+            try:
+                yield
+            finally:
+                requested.remove_done_callback(end)
+                requested.cancel()
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise StoppedError("told to stop before it was begun") from error
 
 
 def _silence(descriptors: list[int]) -> None:

@@ -73,16 +73,25 @@ class Unreadable(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class DiskLow(Struct, frozen=True, kw_only=True):
+    """So little is free on the spool's disk that nothing is taken from the inbox until `resume_bytes` are."""
+
+    free_bytes: int
+    reserve_bytes: int
+    resume_bytes: int
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """Everything in one ledger, or one job file and the lanes that it is bound for. `owner` says whether a process works on it now.
 
-    `unreadable` is added by who knows the spool.
+    `unreadable` and `disk_low` are added by who knows the spool; None: intake is not stopped, or no process works on it.
     """
 
     owner: bool
     files: list[FileStatus]
     lanes: list[LaneStatus]
     unreadable: list[Unreadable] = []
+    disk_low: DiskLow | None = None
 
 
 class Cancelled(Struct, frozen=True):
@@ -149,8 +158,10 @@ def named(files: list[JobFile], name: str) -> list[JobFile]:
 
 def unfinished_named(files: list[JobFile], name: str) -> JobFile:
     """The one of this name or run id whose results do not stand yet. Raises UsageError where there is none, or several."""
-    found = [file for file in files if name in (file.name, file.run_id) and file.published_at is None]
-    if len(found) != 1:
+    found = [file for file in named(files, name) if file.published_at is None]
+    if not found:
+        raise UsageError(f"the job file {name!r} is finished: its results stand")
+    if len(found) > 1:
         raise UsageError(
             f"{len(found)} unfinished job files are named {name!r}; give the run id that `status --json` shows"
         )

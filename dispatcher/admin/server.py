@@ -2,9 +2,10 @@
 
 Only `GET` and `HEAD` of `/metrics`, `/healthz` and `/readyz`. It has a thread and an event loop of its own: under full load
 every turn of the dispatcher's takes as long as all the answers that have come, and a scrape needs several. So an answer
-says nothing of that loop; `healthy` must.
+says nothing of that loop; `healthy` must. Who may be connected, and for how long, `door` decides.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
@@ -18,14 +19,14 @@ from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from prometheus_client import CollectorRegistry
 
+from dispatcher.admin.door import ACCEPTED_AT_ONCE, WAITING, Door, Seldom
 from dispatcher.admin.exposition import encoder
 from dispatcher.errors import UsageError
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
+AnyHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 DEFAULT_LISTEN = "127.0.0.1:9464"
-KEEPALIVE_SECONDS = 75.0
-"""Longer than Prometheus's usual scrape interval, so that its connection lasts."""
 SHUTDOWN_SECONDS = 1.0
 
 _asked_badly = logging.getLogger("aiohttp.server.admin")
@@ -72,21 +73,28 @@ async def _served(
     registry: CollectorRegistry,
     ready: Callable[[], bool],
     healthy: Callable[[], bool],
-    bind: Callable[[web.AppRunner], Awaitable[str]],
+    bind: Callable[[Callable[[], asyncio.Protocol]], Awaitable[asyncio.Server]],
 ) -> AsyncGenerator[str]:
-    """The server itself, on the loop that it is entered on."""
+    """The server itself, on the loop that it is entered on, which is its own."""
+    asyncio.get_running_loop().set_exception_handler(Seldom())
+    door = Door()
     runner = web.AppRunner(
-        _application(partial(_metrics, registry), ready, healthy),
+        _application(partial(_metrics, registry), ready, healthy, door),
         access_log=None,
         # What it says of requests that are no HTTP, a line too long for instance, is the asker's fault and told to the asker.
         logger=_asked_badly,
         handle_signals=False,
-        keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
     await runner.setup()
+    handler = runner.server
+    assert handler is not None
     try:
-        yield await bind(runner)
+        server = await bind(lambda: door.let_in(handler()))
+        try:
+            yield _address(server)
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
 
@@ -102,18 +110,35 @@ def parse_address(listen: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-async def _bind(runner: web.AppRunner, host: str, port: int, listen: str) -> str:
+async def _bind(made: Callable[[], asyncio.Protocol], host: str, port: int, listen: str) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
     try:
-        await web.TCPSite(runner, host, port).start()
+        server = await loop.create_server(made, host, port, backlog=ACCEPTED_AT_ONCE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot listen on {listen}: {reason}; choose another address with --listen") from error
-    bound_host, bound_port = runner.addresses[0][:2]
-    return f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+    # The loop's own number is for both: how many wait, and how many it accepts in a turn.
+    for each in server.sockets:
+        with each.dup() as listener:
+            listener.listen(WAITING)
+    return server
 
 
-def _application(metrics: Handler, ready: Callable[[], bool], healthy: Callable[[], bool]) -> web.Application:
-    application = web.Application(client_max_size=0)
+def _address(server: asyncio.Server) -> str:
+    host, port = server.sockets[0].getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _application(
+    metrics: Handler, ready: Callable[[], bool], healthy: Callable[[], bool], door: Door
+) -> web.Application:
+    @web.middleware
+    async def ask(request: web.Request, handler: AnyHandler) -> web.StreamResponse:
+        if request.transport is not None:
+            door.asked(request.transport)
+        return await handler(request)
+
+    application = web.Application(client_max_size=0, middlewares=[ask])
     application.router.add_get("/metrics", metrics)
     application.router.add_get("/healthz", partial(_verdict, healthy))
     application.router.add_get("/readyz", partial(_verdict, ready))

@@ -13,7 +13,8 @@ from base64 import b64encode
 from collections.abc import AsyncIterator
 from functools import partial
 from hashlib import file_digest, sha256
-from io import BytesIO
+from io import SEEK_END, BytesIO
+from typing import TypeGuard
 from zlib import crc32
 
 from msgspec import Struct
@@ -63,10 +64,8 @@ def guard(rehearsed: Rehearsed) -> Guard:
     )
 
 
-def open_payload(payload: bytes | FileSlice) -> bytes | SliceReader:
+def open_payload(payload: FileSlice) -> bytes | SliceReader:
     """What is small as bytes; what is big as a reader, for the caller to close (blocking). Raises PayloadGoneError."""
-    if isinstance(payload, bytes):
-        return payload
     reader = open_slice(payload)
     if payload.length > BIG_BODY_BYTES:
         return reader
@@ -74,14 +73,13 @@ def open_payload(payload: bytes | FileSlice) -> bytes | SliceReader:
         return reader.readall() if payload.length else b""
 
 
-async def upload(payload: bytes | SliceReader, size: int, how: Guard) -> Upload:
-    """Prepares what `open_payload` gave, of `size` bytes. Raises PayloadGoneError."""
-    if isinstance(payload, bytes) and size <= BIG_BODY_BYTES:
-        return _small(payload, how)
-    return await _big(BytesIO(payload) if isinstance(payload, bytes) else payload, size, how)
+def is_small(payload: bytes | SliceReader) -> TypeGuard[bytes]:
+    """Whether `small` is for it, else `big`."""
+    return isinstance(payload, bytes) and len(payload) <= BIG_BODY_BYTES
 
 
-def _small(payload: bytes, how: Guard) -> Upload:
+def small(payload: bytes, how: Guard) -> Upload:
+    """Prepares what is in memory, at once."""
     if how.trailer:
         framed = b"".join([*_framed(payload), *_trailer(crc32(payload))])
         return _trailed(framed, len(payload), how)
@@ -90,7 +88,10 @@ def _small(payload: bytes, how: Guard) -> Upload:
     return Upload(body=payload, headers=headers | _named(how), sha256=hashed, length=len(payload))
 
 
-async def _big(reader: Readable, size: int, how: Guard) -> Upload:
+async def big(payload: bytes | SliceReader, how: Guard) -> Upload:
+    """Prepares what a thread reads. Raises PayloadGoneError."""
+    reader = BytesIO(payload) if isinstance(payload, bytes) else payload
+    size = reader.seek(0, SEEK_END)
     if how.trailer:
         return _trailed(partial(_chunks, reader), size, how)
     if how.signed and how.secure:
@@ -121,9 +122,11 @@ def _encoded(crc: int) -> str:
 
 
 async def _pieces(reader: Readable) -> AsyncIterator[bytes]:
+    """Up to the last byte, without one more read to find the end: what follows the last piece must not wait (see Body)."""
+    end = reader.seek(0, SEEK_END)
     reader.seek(0)
-    while piece := await asyncio.to_thread(reader.read, _PIECE_BYTES):
-        yield piece
+    while reader.tell() < end:
+        yield await asyncio.to_thread(reader.read, _PIECE_BYTES)
 
 
 async def _chunks(reader: Readable) -> AsyncIterator[bytes]:

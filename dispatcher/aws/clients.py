@@ -6,7 +6,7 @@ credentials and endpoint URLs come from the SDK's own chain; a fault in them end
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,8 +18,9 @@ from botocore.handlers import add_expect_header
 from botocore.regions import EndpointResolverBuiltins
 from msgspec import Struct
 
+from dispatcher.aws import chain
 from dispatcher.aws.calls import watch
-from dispatcher.aws.credentials import Credentials
+from dispatcher.aws.credentials import ANSWER_SECONDS, Credentials, ProviderError
 from dispatcher.aws.faults import clean
 from dispatcher.aws.listings import take_objects
 from dispatcher.aws.resolver import BoundedResolver
@@ -45,11 +46,12 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     profile: str | None = None
     connect_timeout_seconds: float = 5.0
     read_timeout_seconds: float = 30.0
+    provider_seconds: float = ANSWER_SECONDS
     expect_continue: bool = False
 
 
 class Clients(Struct, frozen=True, kw_only=True):
-    """Open clients, and what the service logs of them. `endpoints` are the effective URLs by service.
+    """Open clients, and what the service logs of them. `endpoints` are the effective URLs by service, to be shown.
 
     `credentials` are those that all clients share; `ca_bundle` the one that was chosen, if any.
     """
@@ -75,7 +77,7 @@ async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
         check_inline(sagemaker)
         s3 = await _client(stack, session, "s3", region, settings)
         _prepare_s3(s3, settings.expect_continue)
-        endpoints = {"sagemaker-runtime": sagemaker.meta.endpoint_url, "s3": s3.meta.endpoint_url}
+        endpoints = {"sagemaker-runtime": shown_url(sagemaker), "s3": shown_url(s3)}
         yield Clients(
             sagemaker=sagemaker,
             s3=s3,
@@ -86,6 +88,11 @@ async def clients(settings: ClientSettings) -> AsyncIterator[Clients]:
         )
 
 
+def shown_url(client: Any) -> str:
+    """Where a client sends to, without what is secret in it."""
+    return clean(str(client.meta.endpoint_url))
+
+
 class _Session(AioSession):  # type: ignore[misc]  # the SDK has no types
     """A session whose clients sign with keys that are kept fresh."""
 
@@ -94,14 +101,16 @@ class _Session(AioSession):  # type: ignore[misc]  # the SDK has no types
         if settings.region is not None:
             self.set_config_variable("region", settings.region)
         # A new session each time: one reads the files and the environment once in its life.
-        self.credentials = Credentials(lambda: _Session(settings).of_chain())
+        self.credentials = Credentials(
+            lambda: _Session(settings).of_chain(self.credentials.asking), answer_seconds=settings.provider_seconds
+        )
 
     async def get_credentials(self) -> Credentials:
         return self.credentials
 
-    async def of_chain(self) -> Any:
-        """What the SDK's own chain finds; None where it finds nothing."""
-        return await super().get_credentials()
+    async def of_chain(self, asking: Callable[[str], None]) -> Any:
+        """What the SDK's own chain finds; None where it finds nothing. `asking` is told who is asked."""
+        return await chain.load(self.get_component("credential_provider"), asking)
 
 
 def _session(settings: ClientSettings) -> _Session:
@@ -132,6 +141,11 @@ async def _check_credentials(session: _Session) -> None:
         found = await session.credentials.open()
     except PartialCredentialsError as error:
         raise UsageError(f"the AWS credentials are incomplete: {clean(str(error))}") from error
+    except ProviderError as error:
+        raise UsageError(
+            f"the AWS credentials cannot be had: {clean(str(error))}; put that right where they come from, or choose "
+            "another provider (AWS_PROFILE)"
+        ) from error
     except (BotoCoreError, ClientError, RuntimeError, OSError) as error:
         raise UsageError(f"the AWS credentials cannot be had: {clean(str(error))}") from error
     if not found:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from dispatcher.aws.answers import Limits
 from dispatcher.aws.exchange import Connection
-from dispatcher.aws.faults import clean
+from dispatcher.aws.faults import clean, distrust_text
 from dispatcher.aws.resolver import BoundedResolver
 from dispatcher.interfaces import Fault, FaultKind
 from dispatcher.model import FailureReason
@@ -128,5 +128,5 @@ def _code(error: Exception) -> str:
 
 def _text(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate cannot be trusted: {error.verify_message}"
+        return distrust_text(error)
     return f"{type(error).__name__}: {error}"

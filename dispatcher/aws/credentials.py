@@ -6,11 +6,15 @@ with the keys at hand; only without valid keys it waits. A renewal that brought 
 doubles. Keys that the service refuses, whatever was said of their end, are looked for in the whole chain again: in files, in
 the environment's endpoint, by the process. A refusal counts against the keys that its request began with, so those that come
 late say nothing of newer keys. What is valid is what the SDK says by this machine's clock.
+
+A provider that does not answer in time is given up and has failed. Keys that no header may hold are as good as none: what
+cannot be signed with never replaces what can.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Any
 
 import structlog
@@ -29,6 +33,9 @@ EARLY_SECONDS = 900
 PAUSE_SECONDS = 1.0
 PAUSE_MAX_SECONDS = 30.0
 """Between renewals that bring nothing new; no longer than between two probes of a lane that waits for keys."""
+ANSWER_SECONDS = 60.0
+"""How long the providers may take, with all their retries: those of the SDK need seconds, and AWS's command line gives a
+service as long for one answer. What takes longer hangs, and would hold up every later renewal."""
 _BEGAN_WITH = "dispatcher.keys"
 """Where a call of the SDK's keeps, in its context, the keys that it began with."""
 
@@ -37,6 +44,12 @@ LOOK_SECONDS = 1.0
 
 Load = Callable[[], Awaitable[Any]]
 """Asks the SDK's chain from its beginning: its credentials, or None. Raises whatever a provider raises."""
+
+
+class ProviderError(CredentialRetrievalError):  # type: ignore[misc]  # the SDK has no types
+    """A provider that gives no answer in time, or keys that cannot be used."""
+
+    fmt = "{provider} {error_msg}"
 
 
 class Held(Struct, frozen=True):
@@ -56,8 +69,11 @@ class Credentials:
     renewal that is on.
     """
 
-    def __init__(self, load: Load, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, load: Load, monotonic: Callable[[], float] = time.monotonic, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
         self._load = load
+        self._answer_seconds = answer_seconds
         self._monotonic = monotonic
         self._held: Held | None = None
         # The renewal that is on, or the last one.
@@ -68,22 +84,28 @@ class Credentials:
         self._refused = False
         # Why the latest renewal failed; empty after one that did not.
         self._trouble = ""
+        # The provider of the chain that was asked last.
+        self._asked = ""
         # The keys of `_held`: one object as long as they are the same. And until when they are taken to be valid.
         self._keys = Keys("", "", None)
         self._valid_until = float("-inf")
 
     async def open(self) -> bool:
-        """Asks the chain for the first time; whether it has credentials. Raises what providers raise."""
-        made = await self._load()
-        if made is not None:
-            self._held = Held(made, await made.get_frozen_credentials())
+        """Asks the chain for the first time; whether it has credentials. Raises what providers raise, and ProviderError."""
+        held = await self._ask(None)
+        if held is not None:
+            self._held = held
             self._valid_until = float("-inf")
-        return made is not None
+        return held is not None
 
     async def aclose(self) -> None:
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.wait([self._renewal])
+
+    def asking(self, method: str) -> None:
+        """Is told by `load` which provider of the chain is asked now."""
+        self._asked = method
 
     @property
     def method(self) -> str:
@@ -175,12 +197,30 @@ class Credentials:
         self._put_off(news=news)
 
     async def _renewed(self, held: Held | None, refused: bool) -> Held:
-        made = None if held is None or refused else held.made
-        if made is None:
-            made = await self._load()
-        if made is None:
+        # A copy is asked: what is held stays as it is, with its own end, if what comes cannot be used.
+        renewed = await self._ask(None if held is None or refused else copy(held.made))
+        if renewed is None:
             raise CredentialRetrievalError(provider=self.method, error_msg="there are none any more")
-        return Held(made, await made.get_frozen_credentials())
+        return renewed
+
+    async def _ask(self, made: Any) -> Held | None:
+        """The keys that `made` has now; without it those of the chain, None where it has none."""
+        self._asked = str(getattr(made, "method", ""))
+        try:
+            async with asyncio.timeout(self._answer_seconds) as limit:
+                if made is None:
+                    made = await self._load()
+                keys = None if made is None else await made.get_frozen_credentials()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ProviderError(
+                provider=self._asked or "the provider", error_msg=f"did not answer within {self._answer_seconds:g} s"
+            ) from error
+        if made is None:
+            return None
+        _check(keys, str(getattr(made, "method", "")))
+        return Held(made, keys)
 
     def _put_off(self, *, news: bool) -> None:
         """Keys that were refused as soon as they came are not asked for at once either."""
@@ -195,3 +235,49 @@ class Credentials:
         if not self._trouble:
             log.warning("credentials cannot be renewed; tried again", method=self.method, error=text)
         self._trouble = text
+
+
+# --- what may be written into a header -------------------------------------------------------------------------------
+
+
+def _check(keys: Any, method: str) -> None:
+    """ProviderError for keys that no header may hold, or that nothing can be signed with. Shows nothing of them."""
+    flaws = {
+        "the access key id": _flaw(keys.access_key) if keys.access_key else "is empty",
+        "the secret access key": _secret_flaw(keys.secret_key),
+        "the session token": _flaw(keys.token) if keys.token else "",
+    }
+    for part, flaw in flaws.items():
+        if flaw:
+            raise ProviderError(provider=method, error_msg=f"gave keys that cannot be used: {part} {flaw}")
+
+
+def _flaw(value: Any) -> str:
+    """Why it cannot stand in a header as it is; a line break in it would begin another header. Empty: it can."""
+    if not isinstance(value, str):
+        return "is no text"
+    if value != value.rstrip():
+        return "ends with a line break" if value[-1] in "\r\n" else "ends with a blank"
+    if "\r" in value or "\n" in value:
+        return "has a line break in it"
+    if any(character.isspace() for character in value):
+        return "has a blank in it"
+    return "" if value.isascii() and value.isprintable() else "has a character in it that is no printable ASCII"
+
+
+def _secret_flaw(value: Any) -> str:
+    """It is in no header. A service that is not AWS may let its users choose it, but nobody chooses a line break."""
+    if not value:
+        return "is empty"
+    flaw = _flaw(value)
+    if flaw and isinstance(value, str) and "line break" not in flaw:
+        return "" if _encodable(value) else "has a character in it that cannot be encoded"
+    return flaw
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

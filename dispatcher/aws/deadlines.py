@@ -1,10 +1,17 @@
 """How long a call may take: the one bound that holds for all of it.
 
 The SDK's read timeout bounds neither a missing `100 Continue`, nor a peer that stops reading in mid-upload, nor an answer
-that drips, nor a resolver or a credential provider that hangs. So every call runs under `asyncio.timeout` of its own.
+that drips, nor a resolver or a credential provider that hangs. So every call has one time of its own; where its steps are
+awaited one by one, each takes from what those before it left (`spend`).
 """
 
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
 from msgspec import Struct
+
+T = TypeVar("T")
 
 
 class Deadline(Struct, frozen=True, kw_only=True):
@@ -18,3 +25,12 @@ class Deadline(Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_DEADLINE = Deadline()
+
+
+async def spend(seconds: float, step: Awaitable[T]) -> tuple[T, float]:
+    """What a step gives within `seconds`, and how many of them it left. TimeoutError if it takes longer."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(seconds):
+        given = await step
+    return given, seconds - (loop.time() - began)

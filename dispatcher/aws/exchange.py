@@ -28,7 +28,11 @@ JOIN_MAX_BYTES = 16 << 10
 """A body up to this size is copied behind its head, into one write. At 100 KB two pieces cost the same, without the copy."""
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
-"""All of it, or what makes an iterator over its parts; how long it is stands in the head already."""
+"""All of it, or what makes an iterator over its parts; how long it is stands in the head already.
+
+Behind its last part an iterator ends without waiting: the request is whole only then, and a server that has all of it may
+tell success at once.
+"""
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -58,18 +62,20 @@ class Connection(asyncio.Protocol):
         self._outcome: asyncio.Future[Answer | Fault] | None = None  # of the exchange under way
         self._sending: asyncio.Timeout | None = None  # ends the sending of a streamed body
         self._paused = False  # the transport takes no more for now
-        self._gate: asyncio.Future[None] | None = None  # resolved when the transport takes more, or 100 has come
+        self._room: asyncio.Future[None] | None = None  # resolved when the transport takes more
+        self._word: asyncio.Future[None] | None = None  # resolved when 100 has come
 
     @property
     def free(self) -> bool:
         """Another exchange may begin."""
         return self.open and self._outcome is None
 
-    def stirs(self) -> bool:
-        """Whether something has come that the event loop has not read yet: at rest that can only be an end, or rubbish."""
-        ready = select.poll()
-        ready.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(ready.poll(0))
+    def ready(self) -> bool:
+        """Whether it is free, and nothing has come that the event loop has not read yet: an end, or rubbish.
+
+        To be asked right before an exchange begins, but not before the first: over TLS, tickets may still be on their way.
+        """
+        return self.open and self._outcome is None and not self._poll(0)
 
     def begin(self, request: Request, deadline: float) -> asyncio.Future[Answer | Fault]:
         """Writes the request at once, or only its head: then `whole` is False, and `pour` has to follow."""
@@ -94,14 +100,14 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(None) as scope:
                 self._sending = scope
                 if request.expects_continue and not self._reader.continued:
-                    await asyncio.wait((self._wait_at_gate(),), timeout=self._continue_seconds)
+                    self._word = self._loop.create_future()
+                    await asyncio.wait((self._word,), timeout=self._continue_seconds)
                 await self._write_body(request.body)
-                self.whole = True
         except TimeoutError:
             if not scope.expired():
                 raise  # the iterator's own
         finally:
-            self._sending = self._gate = None
+            self._sending = self._room = self._word = None
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -123,6 +129,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        look = select.poll()
+        look.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._poll = look.poll
         self.open = True
 
     def data_received(self, data: bytes) -> None:
@@ -138,7 +147,7 @@ class Connection(asyncio.Protocol):
         if reader.done:
             self._finish()
         elif reader.continued:
-            self._open_gate()
+            _open(self._word)
 
     def eof_received(self) -> None:
         self.open = False
@@ -157,7 +166,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._open_gate()
+        _open(self._room)
 
     # --- within ---
 
@@ -187,20 +196,20 @@ class Connection(asyncio.Protocol):
     async def _write_body(self, body: Body) -> None:
         if isinstance(body, bytes):
             self._transport.write(body)
+            self.whole = True
             return
         async with _closing(body()) as parts:
             async for part in parts:
-                if self._paused:
-                    await self._wait_at_gate()
+                while self._paused:
+                    self._room = self._loop.create_future()
+                    await self._room
                 self._transport.write(part)
+            self.whole = True
 
-    def _wait_at_gate(self) -> asyncio.Future[None]:
-        self._gate = self._loop.create_future()
-        return self._gate
 
-    def _open_gate(self) -> None:
-        if self._gate is not None and not self._gate.done():
-            self._gate.set_result(None)
+def _open(gate: asyncio.Future[None] | None) -> None:
+    if gate is not None and not gate.done():
+        gate.set_result(None)
 
 
 @contextlib.asynccontextmanager

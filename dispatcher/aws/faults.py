@@ -9,6 +9,7 @@ taken. A message of ours never holds a payload, a credential or a session token.
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,17 @@ _LOCAL: tuple[tuple[tuple[type[BaseException], ...], Meaning], ...] = (
         ),
         _CREDENTIALS,
     ),
-    ((sdk.ConnectTimeoutError, sdk.SSLError, sdk.ProxyConnectionError, sdk.EndpointProviderError), _NOT_SENT),
+    # A certificate is judged before a byte is sent; other errors of TLS may come at any time.
+    (
+        (
+            sdk.ConnectTimeoutError,
+            sdk.SSLError,
+            ssl.SSLCertVerificationError,
+            sdk.ProxyConnectionError,
+            sdk.EndpointProviderError,
+        ),
+        _NOT_SENT,
+    ),
     (
         (
             aiohttp.ClientConnectorError,
@@ -84,11 +95,14 @@ _ENDPOINT_MISSING = re.compile(
 )
 _INLINE_REFUSED = re.compile(r"'body' failed to satisfy constraint\b.{0,100}\bless than or equal to \d", re.IGNORECASE)
 
+_USER = re.compile(r'(?<=://)(?:[^\s/?#"]*|[^\s/?#:@"]*:(?!\d{1,5}[/?#])[^\s@"]{0,256})@')
+"""User and password of a URL, also where a password holds a `/` that should have been quoted."""
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"The (?:Canonical String|String-to-Sign)\b.*", re.IGNORECASE | re.DOTALL),
         "(what was signed is left out)",
     ),
+    (_USER, "***@"),
     (re.compile(r"Value '.*?' at '", re.IGNORECASE | re.DOTALL), "Value at '"),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b"), "(access key)"),
     (re.compile(r"(?<=\?)\S*X-Amz-\S*", re.IGNORECASE), "(query left out)"),
@@ -116,6 +130,12 @@ def clean(text: str, limit: int = MESSAGE_MAX_CHARS) -> str:
         text = pattern.sub(instead, text[: 20 * limit])
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def distrust_text(error: ssl.SSLCertVerificationError) -> str:
+    """Why a certificate was not taken, and what may be done about it."""
+    why = clean(getattr(error, "verify_message", "") or str(error), 200)
+    return f"its certificate cannot be trusted: {why}; for an authority of your own, name its bundle in AWS_CA_BUNDLE"
 
 
 def status_of(error: sdk.ClientError) -> int:
@@ -212,6 +232,12 @@ def _is_unsendable(error: Exception, inner: Exception) -> bool:
 
 
 def _local_message(inner: Exception) -> str:
+    if isinstance(inner, aiohttp.ClientConnectorCertificateError) and isinstance(
+        inner.certificate_error, ssl.SSLCertVerificationError
+    ):
+        return clean(f"{inner.host}:{inner.port} was not connected to: {distrust_text(inner.certificate_error)}")
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return clean(f"not connected: {distrust_text(inner)}")
     if isinstance(inner, (ValueError, sdk.ParamValidationError)) and not isinstance(inner, aiohttp.InvalidURL):
         return "a parameter cannot be sent as it is"  # the texts of these repeat the value
     return clean(f"{type(inner).__name__}: {_text(inner)}")

@@ -5,8 +5,11 @@ What a fault says, and why that is certain:
 * NOT_SENT: `make` has not been called, or no connection could be made. The request did not exist when the call ended.
 * UNKNOWN: the request was begun (see `dispatcher.aws.exchange`). That a server closes a kept connection at the moment of
   the write is one of these; it cannot be told from a server that took the request and died. So such moments are kept rare:
-  a connection on which an end or a byte came at rest is never handed out, one that rested for more than a moment is looked
-  at with `poll` right before, and none rests longer than `idle_seconds`, which has to be less than the server's own limit.
+  no connection rests longer than `idle_seconds`, which has to be less than the server's own limit.
+
+An answer belongs to the request before it. So every connection that was used before, whether it rested or passes from one
+caller to the next, is looked at with `poll` right before its request is made, and ended if an end or a byte came: nothing
+was sent on it. Only what crosses the request on its way cannot be told from an answer to it.
 
 The connection used last is used next, so that few are kept warm. Callers wait in the order they came. A call costs no task
 and no timer: while anything is under way one sweep for all looks at the deadlines, every 50 ms.
@@ -27,7 +30,6 @@ from dispatcher.model import FailureReason
 __all__ = ["Answer", "Body", "Origin", "Pool", "Request"]
 
 SWEEP_SECONDS = 0.05
-_MOMENT_SECONDS = 0.01  # what rested no longer than this is used without a look
 
 _TURN = None  # what a waiter gets that may make a connection
 
@@ -102,27 +104,26 @@ class Pool:
     def _take(self, now: float) -> Connection | None:
         while self._resting:
             connection = self._resting.pop()
-            if not connection.free:
-                continue  # an end that came is seen here before the event loop says that it is lost
-            rested = now - connection.rested_at
-            if rested < _MOMENT_SECONDS or (rested < self._idle_seconds and not connection.stirs()):
+            if now - connection.rested_at < self._idle_seconds and connection.ready():
                 return connection
             connection.drop()
         return None
 
     async def _obtain(self, deadline: float) -> Connection | Fault:
+        disappointed = False
         while not self._closed:
             if self._permits:
                 self._permits -= 1
                 got: Connection | Fault | None = _TURN
             else:
-                got = await self._wait(deadline)
+                got = await self._wait(deadline, first=disappointed)
             if got is _TURN:
                 got = await self._connect(deadline)
-            if isinstance(got, Fault):
-                return got
-            if got is not None and got.free:  # it may have been lost between the hand that gave it and ours
-                return self._in_time(got, deadline)
+            elif isinstance(got, Connection) and not got.ready():
+                got.drop()
+                disappointed = True
+                continue
+            return got if isinstance(got, Fault) else self._in_time(got, deadline)
         return _not_sent("ServerDisconnectedError", "the client was closed")
 
     def _in_time(self, connection: Connection, deadline: float) -> Connection | Fault:
@@ -131,9 +132,12 @@ class Pool:
         self._give_back(connection)
         return _LATE
 
-    async def _wait(self, deadline: float) -> Connection | Fault | None:
+    async def _wait(self, deadline: float, *, first: bool) -> Connection | Fault | None:
+        """Waits at the end; `first` of all who was given a connection that is of no use."""
         waiter: asyncio.Future[Connection | Fault | None] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = deadline
+        if first:
+            self._waiters.move_to_end(waiter, last=False)
         self._sweep_briskly()
         try:
             return await waiter

@@ -128,7 +128,7 @@ class Chain:
                 credentials=session.credentials,
                 ca_bundle=clients._ca_bundle(session),
                 region=region,
-                endpoints={name: str(client.meta.endpoint_url) for name, client in made.items()},
+                endpoints={name: clients.shown_url(client) for name, client in made.items()},
             )
             yield Probes(opened, made["sagemaker"], made["sts"], self._deadline)
 

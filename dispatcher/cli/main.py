@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from dispatcher.cli.init import go_on_behind_an_init
 from dispatcher.errors import DispatcherError
 
 DISTRIBUTION = "sagemaker-dispatcher"
@@ -72,6 +73,7 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line."""
+    go_on_behind_an_init()
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

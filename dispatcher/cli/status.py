@@ -27,7 +27,7 @@ from dispatcher.results import Results, run_of
 from dispatcher.settings import Settings
 from dispatcher.sources.names import marked
 from dispatcher.sources.unreadable import unreadable
-from dispatcher.status import FileStatus, JobStatus, LaneBounds, Status, jobs_named, overview
+from dispatcher.status import DiskLow, FileStatus, JobStatus, LaneBounds, Status, jobs_named, overview
 
 T = TypeVar("T")
 
@@ -189,7 +189,16 @@ def _show(status: Status, *, as_json: bool) -> None:
         console.print(f"{lane.endpoint}: {lane.outstanding} outstanding{oldest}{paused}{bounds}", highlight=False)
     for one in status.unreadable:
         console.print(f"{one.name} could not be read, see failed/: {one.reason}", highlight=False, markup=False)
+    if status.disk_low is not None:
+        console.print(_low(status.disk_low), highlight=False)
     console.print("a process works on this" if status.owner else "no process works on this", highlight=False)
+
+
+def _low(disk: DiskLow) -> str:
+    return (
+        f"nothing is taken from the inbox: {disk.free_bytes} bytes are free on the spool's disk, less than "
+        f"disk_reserve_bytes, {disk.reserve_bytes}; it goes on at {disk.resume_bytes}"
+    )
 
 
 def _bounds(now: LaneBounds) -> str:

@@ -13,6 +13,8 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from dispatcher.status import DiskLow
+
 log = structlog.get_logger(__name__)
 
 RESUME_FACTOR = 1.1
@@ -26,10 +28,15 @@ class Watermark:
         self._reserve_bytes = reserve_bytes
         self.low = False
 
+    @property
+    def resume_bytes(self) -> int:
+        """What must be free for intake to go on."""
+        return int(self._reserve_bytes * RESUME_FACTOR)
+
     def observe(self, free_bytes: int) -> bool:
         """Takes in how much is free; True where that changed `low`."""
         before = self.low
-        border = self._reserve_bytes * (RESUME_FACTOR if self.low else 1)
+        border = self.resume_bytes if self.low else self._reserve_bytes
         self.low = free_bytes < border
         return self.low is not before
 
@@ -45,10 +52,21 @@ class Disk:
         self._reserve_bytes = reserve_bytes
         self._watermark = Watermark(reserve_bytes)
         self._is_lost = False
+        self._free_bytes = 0
 
     def is_low(self) -> bool:
         """Whether nothing may be taken now, as of the last look."""
         return self._watermark.low
+
+    def low(self) -> DiskLow | None:
+        """What keeps intake stopped, as of the last look that told; None where it is not."""
+        if not self._watermark.low:
+            return None
+        return DiskLow(
+            free_bytes=self._free_bytes,
+            reserve_bytes=self._reserve_bytes,
+            resume_bytes=self._watermark.resume_bytes,
+        )
 
     async def run(self) -> None:
         """Looks every POLL_SECONDS until it is cancelled."""
@@ -64,6 +82,7 @@ class Disk:
             self._lose(error)
             return
         self._is_lost = False
+        self._free_bytes = free_bytes
         self._seen(free_bytes)
         if self._watermark.observe(free_bytes):
             self._say(free_bytes)
@@ -71,7 +90,12 @@ class Disk:
     def _say(self, free_bytes: int) -> None:
         given = {"free_bytes": free_bytes, "reserve_bytes": self._reserve_bytes}
         if self._watermark.low:
-            log.error("disk nearly full: nothing is taken from the inbox until there is room", **given)
+            resume_bytes = self._watermark.resume_bytes
+            log.error(
+                "disk nearly full: nothing is taken from the inbox until there is room",
+                **given,
+                resume_bytes=resume_bytes,
+            )
         else:
             log.info("disk has room again: the inbox is taken from", **given)
 

@@ -197,12 +197,11 @@ class Uptake:
 def write_refusal(file: JobFile, folder: Path, reason: str, at: float) -> None:
     """Writes the three result files of a job file of which nothing was accepted, durably but for the folder's own name."""
     error = {"code": UNREADABLE, "message": reason[:500]}
-    summary = msgspec.json.decode(Summary(file).encode(at)) | {"error": error}
     line = {"line": 0, "status": UNREADABLE, "error": error}
     folder.mkdir(exist_ok=True)
     _write(folder / RESULTS, b"")
     _write(folder / ERRORS, msgspec.json.encode(line) + b"\n")
-    _write(folder / SUMMARY, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    _write(folder / SUMMARY, Summary(file).encode(at, error))
     sync_folder(str(folder))
 
 

@@ -8,7 +8,7 @@ used to their end while their provider is down (see `credentials`).
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from io import BytesIO
@@ -20,11 +20,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dispatcher.aws import knowledge
-from dispatcher.aws.bodies import Guard, Upload, guard, open_payload, upload
+from dispatcher.aws.bodies import Guard, Upload, big, guard, is_small, open_payload, small
 from dispatcher.aws.calls import QUIET, Calls, Operation, word
 from dispatcher.aws.clients import Clients
 from dispatcher.aws.credentials import Credentials
-from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline
+from dispatcher.aws.deadlines import DEFAULT_DEADLINE, Deadline, spend
 from dispatcher.aws.faults import fault_of
 from dispatcher.aws.http import Answer, Pool, Request
 from dispatcher.aws.knowledge import Rehearsed, Unfit
@@ -62,8 +62,8 @@ class Wire(Struct, frozen=True, kw_only=True):
     calls: Calls
     now: Callable[[], float] = time.time
 
-    async def renewed(self, seconds: float) -> Keys | Fault:
-        """Waits for credentials that are valid; the fault if there are none."""
+    async def renewed(self, seconds: float) -> tuple[Keys, float] | Fault:
+        """Waits for credentials that are valid; they, and the seconds left, or the fault if there are none."""
         return await _renewed(self.credentials, self.operation, seconds)
 
     async def parsed(self, answer: Answer, keys: Keys) -> dict[str, Any] | Fault:
@@ -116,9 +116,12 @@ class LeanInvoker:
         if unwritable(it.content_type, it.accept, it.custom_attributes):
             return _UNWRITABLE
         wire, seconds = self._wire, self._wire.deadline.seconds(len(it.body or b""))
-        keys = wire.credentials.current() or await wire.renewed(seconds)
-        if isinstance(keys, Fault):
-            return keys
+        keys = wire.credentials.current()
+        if keys is None:
+            renewed = await wire.renewed(seconds)
+            if isinstance(renewed, Fault):
+                return renewed
+            keys, seconds = renewed
         try:
             answer = await wire.pool.send(partial(self._make, it), seconds)
         except Exception as error:  # nothing is known to raise here, and a job must not pay for what is not known
@@ -195,32 +198,46 @@ class LeanStager:
         return await self._sdk.discard(key)
 
     async def _stage(self, key: str, payload: bytes | FileSlice, content_type: str | None) -> str | Fault:
+        at, deadline = self._sdk.at(key), self._wire.deadline
+        if isinstance(payload, bytes):
+            return await self._watched(at, payload, content_type, deadline.seconds(len(payload)))
+        seconds = deadline.seconds(payload.length)
         try:
-            opened = payload if isinstance(payload, bytes) else await asyncio.to_thread(open_payload, payload)
-        except OSError as error:
+            opened, seconds = await spend(seconds, asyncio.to_thread(open_payload, payload))
+        except OSError as error:  # a disk that fails, or hangs
             return gone(str(error)) if isinstance(error, PayloadGoneError) else _unsent(error, "PutObject")
-        size = len(payload) if isinstance(payload, bytes) else payload.length
         with nullcontext() if isinstance(opened, bytes) else opened:
-            outcome = await self._wire.calls.watch(
-                "PutObject", self._put(self._sdk.at(key), opened, size, content_type)
-            )
+            outcome = await self._watched(at, opened, content_type, seconds)
             lost = isinstance(opened, SliceReader) and opened.gone
             return gone("it became shorter while it was being sent") if lost else outcome
 
-    async def _put(self, at: Location, payload: bytes | SliceReader, size: int, typed: str | None) -> str | Fault:
+    def _watched(
+        self, at: Location, payload: bytes | SliceReader, typed: str | None, seconds: float
+    ) -> Awaitable[str | Fault]:
+        return self._wire.calls.watch("PutObject", self._put(at, payload, typed, seconds))
+
+    async def _put(self, at: Location, payload: bytes | SliceReader, typed: str | None, seconds: float) -> str | Fault:
         if unwritable(typed):
             return _UNWRITABLE
-        wire, seconds = self._wire, self._wire.deadline.seconds(size)
-        keys = wire.credentials.current() or await wire.renewed(seconds)
-        if isinstance(keys, Fault):
-            return keys
+        wire = self._wire
+        keys = wire.credentials.current()
+        if keys is None:
+            renewed = await wire.renewed(seconds)
+            if isinstance(renewed, Fault):
+                return renewed
+            keys, seconds = renewed
         try:
-            async with asyncio.timeout(seconds):
-                prepared = await upload(payload, size, self._guard)
+            if is_small(payload):
+                prepared = small(payload, self._guard)
+            else:
+                prepared, seconds = await spend(seconds, big(payload, self._guard))
         except OSError as error:  # a disk that fails, or hangs
             return _unsent(error, "PutObject")
+        return await self._send(at, typed, prepared, keys, seconds)
+
+    async def _send(self, at: Location, typed: str | None, prepared: Upload, keys: Keys, seconds: float) -> str | Fault:
         try:
-            answer = await wire.pool.send(partial(self._make, at.key, typed, prepared), seconds)
+            answer = await self._wire.pool.send(partial(self._make, at.key, typed, prepared), seconds)
         except Exception as error:  # what reading the payload raises comes through here, in the middle of the request
             return fault_of(error, "PutObject")
         if isinstance(answer, Fault):
@@ -255,8 +272,7 @@ async def lean_stager(
     if isinstance(rehearsed, Unfit):
         return rehearsed
     requests, how = PutRequests(rehearsed.target, rehearsed.headers), guard(rehearsed)
-    prepared = await upload(payload, len(payload), how)
-    ours = requests.build(at.key, typed, prepared, credentials.latest(), rehearsed.signed_at)
+    ours = requests.build(at.key, typed, small(payload, how), credentials.latest(), rehearsed.signed_at)
     pool = await _pool(stack, opened.s3, opened.ca_bundle, rehearsed, ours, connections)
     if isinstance(pool, Unfit):
         return pool
@@ -293,14 +309,13 @@ async def _pool(
     return pool
 
 
-async def _renewed(credentials: Credentials, operation: str, seconds: float) -> Keys | Fault:
-    """Waits for credentials that are valid; the fault if there are none."""
+async def _renewed(credentials: Credentials, operation: str, seconds: float) -> tuple[Keys, float] | Fault:
+    """Waits for credentials that are valid; they, and the seconds left, or the fault if there are none."""
     try:
-        async with asyncio.timeout(seconds):
-            await credentials.get_frozen_credentials()
+        _, left = await spend(seconds, credentials.get_frozen_credentials())
     except Exception as error:  # the border: whatever a provider raises becomes a value here
         return _unsent(error, operation)
-    return credentials.latest()
+    return credentials.latest(), left
 
 
 def _unsent(error: Exception, operation: str) -> Fault:

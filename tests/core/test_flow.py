@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 
@@ -78,6 +79,39 @@ async def test_nine_tenths_of_a_moving_throttle_are_used_and_few_sends_are_waste
     assert world.violations == []
 
 
+@pytest.mark.parametrize("round_trip", [0.0003, 0.004])
+@pytest.mark.parametrize("least", [1.0, 2.0])
+async def test_a_window_that_may_not_shrink_to_what_is_allowed_wastes_sends_and_not_what_is_allowed(
+    least: float, round_trip: float
+) -> None:
+    world = World(Plan(max_in_flight=64, min_in_flight=least), Weather(runs=lambda _: NO_RESULT))
+    world.weather.latency_seconds = lambda: world.random.uniform(0.5, 1.5) * round_trip
+    await world.add("jobs.jsonl", [Line()] * 3_000)
+    async with world.process(look=False) as process:
+        world.weather.invoke = throttle = Throttle(lambda _: 200.0, world.clock.monotonic)
+        await passes(process, 2.0)
+        throttle.reset()
+        await passes(process, 10.0)
+        assert process.lanes[MODEL].paused == []
+    assert throttle.taken / throttle.allowed >= 0.9
+    assert world.violations == []
+
+
+@pytest.mark.parametrize("least", [0.001, 2.0, 64.0])
+async def test_a_service_that_throttles_everything_is_only_probed_after_a_second_or_two(least: float) -> None:
+    world = World(Plan(max_in_flight=64, min_in_flight=least), Weather(runs=lambda _: NO_RESULT))
+    await world.add("jobs.jsonl", [Line()] * 3_000)
+    async with world.process(look=False) as process:
+        await process.until(lambda: world.total(State.SUBMITTED) > 500)
+        world.weather.invoke = lambda _: THROTTLED
+        await process.until(lambda: process.lanes[MODEL].paused == [FailureReason.THROTTLED], within=2.0)
+        sent = len(world.service.sends)
+        await passes(process, 60.0)
+        assert sent < len(world.service.sends) <= sent + 10
+        world.weather.invoke = lambda _: None
+        await process.until(lambda: world.total(State.SUBMITTED) == 3_000)
+
+
 async def test_after_an_outage_the_lane_starts_small_and_doubles() -> None:
     world = World(Plan(max_in_flight=64), Weather(runs=lambda _: NO_RESULT, latency_seconds=lambda: 0.1))
     await world.add("jobs.jsonl", [Line()] * 10_000)
@@ -130,15 +164,69 @@ async def test_no_more_bytes_a_second_are_sent_than_the_limit() -> None:
     assert 20 <= len(world.service.sends) <= 23
 
 
-async def test_a_lane_stops_claiming_at_the_outstanding_limit_and_goes_on_as_results_come() -> None:
+async def results_come(world: World) -> None:
+    """For what is outstanding now, and soon for what comes after it."""
+    for taken in [one for each in world.service.accepted.values() for one in each]:
+        world.service.put(taken.receipt.output_location, world.clock.now(), b"{}")
+    world.weather.runs = lambda _: Run(1.0)
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 8, 64])
+@pytest.mark.parametrize("most", [1, 10, 100])
+async def test_a_lane_stops_claiming_at_the_outstanding_limit_and_goes_on_as_results_come(
+    most: int, max_in_flight: int
+) -> None:
+    world = World(Plan(max_outstanding=most, max_in_flight=max_in_flight), Weather(runs=lambda _: NO_RESULT))
+    await world.add("jobs.jsonl", [Line()] * most * 5)
+    async with world.process() as process:
+        await passes(process, 60.0)
+        assert world.total(State.SUBMITTED) == len(world.service.accepted) == most
+        await results_come(world)
+        await process.finished(within=900.0)
+    assert await findings(world) == []
+
+
+async def test_a_limit_that_is_lowered_below_what_is_outstanding_lets_nothing_out_before_that_is_less() -> None:
     world = World(Plan(max_outstanding=100), Weather(runs=lambda _: NO_RESULT))
     await world.add("jobs.jsonl", [Line()] * 500)
     async with world.process() as process:
+        await process.until(lambda: world.total(State.SUBMITTED) > 50)
+        world.max_outstanding = 30
+        # What was claimed under the old limit still goes out.
+        await process.until(lambda: world.total(State.CLAIMED) == 0)
+        sent = len(world.service.sends)
         await passes(process, 60.0)
-        assert 100 <= world.total(State.SUBMITTED) <= 100 + 2 * 8
-        for (taken,) in list(world.service.accepted.values()):
-            world.service.put(taken.receipt.output_location, world.clock.now(), b"{}")
-        world.weather.runs = lambda _: Run(1.0)
+        assert len(world.service.sends) == sent
+        await results_come(world)
+        await process.finished(within=900.0)
+    assert await findings(world) == []
+
+
+async def test_at_the_outstanding_limit_jobs_are_not_claimed_one_by_one() -> None:
+    world = World(
+        Plan(max_outstanding=40, max_in_flight=64, requests_per_second=20.0), Weather(runs=lambda _: NO_RESULT)
+    )
+    tries = count()
+    world.weather.invoke = lambda _: BUSY if next(tries) % 10 else None
+    await world.add("jobs.jsonl", [Line()] * 1_000)
+    async with world.process(look=False) as process:
+        await passes(process, 10.0)
+    assert len(world.service.sends) >= 200
+    assert world.ledger.claims <= 2 * 10 + 1
+    assert world.violations == []
+
+
+async def test_neither_lost_answers_nor_refusals_carry_a_lane_beyond_its_outstanding_limit_or_keep_it_below() -> None:
+    world = World(Plan(max_outstanding=10), Weather(runs=lambda _: NO_RESULT))
+    world.weather.invoke = lambda _: BUSY if world.random.random() < 0.3 else None
+    world.weather.cut = lambda _: world.random.random() < 0.3
+    await world.add("jobs.jsonl", [Line()] * 50)
+    async with world.process() as process:
+        await process.until(lambda: world.total(State.SUBMITTED) == 10, within=300.0)
+        assert world.ledger.lost
+        assert any(isinstance(move, Released) for move in world.ledger.moves)
+        world.weather.cut = lambda _: False
+        await results_come(world)
         await process.finished(within=900.0)
     assert await findings(world) == []
 

@@ -113,12 +113,15 @@ class WatchedLedger(MemoryLedger):
         self.settled_at: dict[JobKey, list[float]] = {}
         self.moves: list[Move] = []
         self.receipts = 0
+        self.claims = 0
         self._clock = clock
         self._commit_seconds = commit_seconds
 
     async def claim(self, queue: QueueId, limit: int, now: float, redirect: Transport | None = None) -> list[Claim]:
         await anyio.sleep(self._commit_seconds)
-        return await super().claim(queue, limit, now, redirect)
+        claims = await super().claim(queue, limit, now, redirect)
+        self.claims += bool(claims)
+        return claims
 
     async def record(self, moves: Sequence[Move]) -> None:
         """A cancel before the change leaves nothing, one after it leaves everything: as with a disk."""
@@ -145,6 +148,7 @@ class World:
         self.service = Service(self.clock, self.weather)
         self.violations: list[str] = []
         self.lost_ledgers = 0
+        self.max_outstanding = self.plan.max_outstanding
         self.files: dict[FileId, JobFile] = {}
         self.keys: dict[InferenceId, tuple[FileId, int]] = {}
         self._lines: dict[tuple[FileId, int], Line] = {}
@@ -283,6 +287,9 @@ class World:
             claimed = self.total(State.CLAIMED, endpoint)
             if claimed > 2 * self.plan.max_in_flight:
                 self.violations.append(f"{claimed} jobs are open on {endpoint}")
+            may_wait = self.may_wait(endpoint)
+            if may_wait is not None and claimed > may_wait:
+                self.violations.append(f"{claimed} jobs of {endpoint} are open where {may_wait} may wait for a result")
         if self._process is not None:
             self._process.on_changes(changes)
 
@@ -292,6 +299,17 @@ class World:
         """How many jobs are in this state, on one endpoint or on all."""
         queues = [queue for queue in self.ledger.queues() if endpoint in (None, queue.endpoint)]
         return sum(self.ledger.tally(queue.queue_id)[state] for queue in queues)
+
+    def may_wait(self, endpoint: EndpointName) -> int | None:
+        """How many jobs may come to wait for a result beside those that do; None: any number."""
+        if self.max_outstanding is None:
+            return None
+        return self.max_outstanding - self.total(State.SUBMITTED, endpoint) - self._doubtful(endpoint)
+
+    def _doubtful(self, endpoint: EndpointName) -> int:
+        queues = [queue for queue in self.ledger.queues() if queue.endpoint == endpoint]
+        sent_here = [queue for queue in queues if not self.files[queue.file_id].rebuilt]
+        return sum(self.ledger.tally(queue.queue_id)[State.AMBIGUOUS] for queue in sent_here)
 
     def outstanding(self, file: JobFile | None = None) -> int:
         """How many jobs have no final state."""
@@ -468,14 +486,10 @@ class Process:
             judge=self.judges[endpoint],
             max_in_flight=self.world.plan.max_in_flight,
             flow=flow,
-            may_claim=lambda: self._may_claim(endpoint),
+            may_wait=lambda: self.world.may_wait(endpoint),
             metrics=self._metrics,
             submitted=self._submitted,
         )
-
-    def _may_claim(self, endpoint: EndpointName) -> bool:
-        most = self.world.plan.max_outstanding
-        return most is None or self.world.total(State.SUBMITTED, endpoint) < most
 
     def _submitted(self, submission: Submission) -> None:
         self._told += submission.jobs

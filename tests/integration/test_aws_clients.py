@@ -38,6 +38,12 @@ async def test_the_effective_endpoints_and_the_region_can_be_told(environment: p
         assert opened.region == "us-east-1"
 
 
+async def test_an_endpoint_is_shown_without_its_password(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("AWS_ENDPOINT_URL", "http://user:SECRET@127.0.0.1:1")
+    async with clients(SETTINGS) as opened:
+        assert set(opened.endpoints.values()) == {"http://***@127.0.0.1:1"}
+
+
 async def test_without_a_custom_endpoint_it_is_the_regions(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("AWS_ENDPOINT_URL")
     async with clients(ClientSettings(max_in_flight=4, region="eu-west-1")) as opened:
@@ -75,6 +81,15 @@ async def test_a_provider_that_fails_is_a_usage_error(environment: pytest.Monkey
     (tmp_path / "config").write_text("[default]\ncredential_process = false\n")
     environment.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     assert "cannot be had" in await refusal()
+
+
+async def test_keys_that_no_header_may_hold_are_a_usage_error_that_names_the_part(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("AWS_SESSION_TOKEN", "SECRET\r\nX-Evil: 1")
+    said = await refusal()
+    assert "env gave keys that cannot be used: the session token has a line break in it" in said
+    assert "SECRET" not in said
 
 
 @pytest.mark.parametrize("by_setting", [True, False])

@@ -1,12 +1,18 @@
 """Bodies that are streamed, and servers that do not take them as they should; plain and over TLS, on both event loops."""
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dispatcher.aws.http import Answer
-from dispatcher.interfaces import FaultKind
+from dispatcher.aws.bodies import Guard, big
+from dispatcher.aws.http import Answer, Request
+from dispatcher.aws.uploads import SliceReader
+from dispatcher.interfaces import FaultKind, FileSlice
 from tests.scripted import Act, Stage, answers, never_continues, response
 from tests.wires import OK, Authority, against, authority, on_both_loops, post, told
 
@@ -100,6 +106,22 @@ async def test_no_more_is_read_of_a_body_than_the_peer_takes(tls: Authority | No
 
 
 @on_both_loops
+async def test_the_word_to_go_on_makes_no_room_in_a_peer_that_takes_nothing(tls: Authority | None) -> None:
+    async def goads(stage: Stage) -> bool:
+        await stage.hear(go_on=False)
+        for _ in range(1_000):
+            stage.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await asyncio.sleep(0)  # so that each comes by itself
+        stage.reset()
+        return False
+
+    parts = Parts(1000 * MUCH)
+    async with against(goads, tls=tls) as (pool, _):
+        assert told(await pool.send(post(parts, parts.total), LATER)) == (UNKNOWN, "network")
+    assert 0 < parts.given < MUCH
+
+
+@on_both_loops
 async def test_a_peer_that_does_not_read_a_body_in_memory_is_left_at_the_deadline(tls: Authority | None) -> None:
     async with against(never_continues, answers(200), tls=tls) as (pool, _):
         assert told(await pool.send(post(b"x" * MUCH), SOON)) == (UNKNOWN, "timeout")
@@ -137,6 +159,43 @@ async def test_success_before_the_request_is_whole_is_not_believed(tls: Authorit
     async with against(answers_the_head(OK), tls=tls) as (pool, _):
         parts = Stuck(MUCH)
         assert told(await pool.send(post(parts, MUCH), LATER)) == (UNKNOWN, "protocol")
+
+
+class Lingering(SliceReader):
+    """A file whose end is found only when it is let go; until it `lingers` it is like any other."""
+
+    def __init__(self, path: Path) -> None:
+        self._size = path.stat().st_size
+        super().__init__(os.open(path, os.O_RDONLY), FileSlice(str(path), 0, self._size))
+        self.lingers = False
+        self.let_go = threading.Event()
+
+    def readinto(self, buffer: Any) -> int:
+        if self.lingers and self.tell() == self._size:
+            self.let_go.wait()
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("trailer", [True, False], ids=["in chunks", "with a length"])
+@on_both_loops
+async def test_success_is_believed_as_soon_as_the_last_byte_is_written(
+    trailer: bool, tls: Authority | None, tmp_path: Path
+) -> None:
+    (tmp_path / "payload").write_bytes(PART * 40)
+    how = Guard(secure=trailer, trailer=trailer, checksum=True, signed=not trailer, algorithm=None)
+    async with against(answers(200), tls=tls) as (pool, server):
+        with Lingering(tmp_path / "payload") as payload:
+            upload = await big(payload, how)
+            framing = b"Transfer-Encoding: chunked" if trailer else b"Content-Length: %d" % (upload.length or 0)
+            payload.lingers = True
+            try:
+                outcome = await pool.send(
+                    lambda: Request(b"PUT / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % framing, upload.body), LATER
+                )
+            finally:
+                payload.let_go.set()
+    assert isinstance(outcome, Answer), outcome
+    assert PART * 16 in server.heard[0].body
 
 
 @on_both_loops

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import select
 import socket
 import time
 
@@ -12,7 +13,7 @@ from dispatcher.aws.answers import Limits
 from dispatcher.aws.exchange import Connection
 from dispatcher.aws.http import Answer, Origin, Pool, Request
 from dispatcher.interfaces import Fault, FaultKind
-from tests.scripted import Act, Stage, answers, hangs_after_reading
+from tests.scripted import Act, Stage, answers, hangs_after_reading, response
 from tests.wires import OK, Authority, against, authority, listening, on_both_loops, post, told, writes
 
 LATER, SOON = 20.0, 0.2
@@ -122,7 +123,11 @@ async def test_a_connection_that_just_ended_is_not_used_before_the_loop_says_tha
         assert len(server.heard) == 2
 
 
-@pytest.mark.parametrize("last_words", [b"", b"rubbish", OK], ids=["an end", "rubbish", "an answer to nothing"])
+LAST_WORDS = {"an end": b"", "rubbish": b"rubbish", "an answer": OK, "a refusal": response(400)}
+speaks_unasked = pytest.mark.parametrize("last_words", LAST_WORDS.values(), ids=LAST_WORDS.keys())
+
+
+@speaks_unasked
 @on_both_loops
 async def test_what_came_at_rest_and_was_not_yet_read_costs_no_request(last_words: bytes) -> None:
     peers = []
@@ -133,21 +138,57 @@ async def test_what_came_at_rest_and_was_not_yet_read_costs_no_request(last_word
 
     async with against(act) as (pool, server):
         assert isinstance(await pool.send(post(), LATER), Answer)
-        found = peers[0].get_extra_info("socket")
-        behind_the_loops_back(found.fileno(), last_words)
-        time.sleep(0.02)  # noqa: ASYNC251 - longer than a moment, and the event loop has no turn in it
-        assert isinstance(await pool.send(post(), LATER), Answer)
+        behind_the_loops_back(peers[0], last_words, pool)
+        answer = await pool.send(post(), LATER)
+        assert isinstance(answer, Answer)
+        assert answer.status == 200
         assert len(server.heard) == 2
         assert len(peers) == 2
 
 
-def behind_the_loops_back(descriptor: int, data: bytes) -> None:
-    """Writes to a socket, or ends its sending side, at once."""
-    with socket.socket(fileno=os.dup(descriptor)) as same:
+@speaks_unasked
+@on_both_loops
+async def test_what_came_before_a_connection_was_passed_on_costs_no_request_and_no_place(last_words: bytes) -> None:
+    peers = Peers(writes(OK))
+    served: list[int] = []
+
+    async def send(number: int) -> None:
+        answer = await pool.send(post(), LATER)
+        if not number:  # the next one has been given the connection, and has not had its turn
+            behind_the_loops_back(peers.seen[0], last_words, pool)
+        assert isinstance(answer, Answer)
+        assert answer.status == 200
+        served.append(number)
+
+    async with against(peers.act) as (pool, server):
+        await asyncio.gather(*(send(number) for number in range(4)))
+        assert len(server.heard) == 4
+    assert peers.took == [0, 1, 1, 1]
+    assert served == [0, 1, 2, 3]
+
+
+def behind_the_loops_back(peer: asyncio.StreamWriter, data: bytes, pool: Pool) -> None:
+    """Writes to a peer's socket, or ends its sending side; at once, and until it has come to the pool's only connection."""
+    with socket.socket(fileno=os.dup(peer.get_extra_info("socket").fileno())) as same:
         if data:
             same.send(data)
         else:
             same.shutdown(socket.SHUT_WR)
+    (connection,) = pool._open
+    come = select.poll()
+    come.register(connection._transport.get_extra_info("socket").fileno(), select.POLLIN)
+    assert come.poll(10_000)
+
+
+@on_both_loops
+async def test_one_connection_serves_many_one_after_the_other(tls: Authority | None) -> None:
+    """Over TLS as well, where tickets come with the first answer."""
+    peers = Peers(answers(200))
+    async with against(peers.act, tls=tls) as (pool, _):
+        for _ in range(30):
+            assert isinstance(await pool.send(post(), LATER), Answer)
+        assert all_answered(await asyncio.gather(*(pool.send(post(), LATER) for _ in range(30))))
+    assert peers.took == [0] * 60
 
 
 @on_both_loops

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,9 @@ from msgspec.structs import replace
 from dispatcher.aws.clients import Clients, ClientSettings, clients
 from dispatcher.aws.credentials import Credentials
 from dispatcher.aws.deadlines import Deadline
+from dispatcher.aws.http import Answer
 from dispatcher.aws.knowledge import Unfit, rehearse
-from dispatcher.interfaces import Fault, FaultKind, Invocation
+from dispatcher.interfaces import Fault, FaultKind, FileSlice, Invocation
 from dispatcher.model import EndpointName, FailureReason, InferenceId, Receipt
 from dispatcher.transports.choosing import transports
 from dispatcher.transports.lean import LeanInvoker, LeanStager
@@ -175,6 +179,100 @@ async def test_credentials_that_come_too_late_sent_nothing(environment: pytest.M
         assert isinstance(fault, Fault)
         assert (fault.kind, fault.reason) == (FaultKind.NOT_SENT, FailureReason.TIMEOUT)
         assert not server.heard
+
+
+class Slow(ThreadPoolExecutor):
+    """Takes its time before each thing it is asked to do, and counts them."""
+
+    asked = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.asked += 1
+
+        def slowly() -> Any:
+            time.sleep(STEP_SECONDS)
+            return fn(*args, **kwargs)
+
+        return super().submit(slowly)
+
+
+class SlowCredentials(Credentials):
+    """Has none at hand, and takes its time to get some."""
+
+    def current(self) -> None:
+        return None
+
+    async def get_frozen_credentials(self) -> None:
+        await asyncio.sleep(STEP_SECONDS)
+
+
+class TimedPool:
+    """Takes every request; notes in how many seconds it had to be sent."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def send(self, make: object, seconds: float) -> Answer:
+        self.seconds.append(seconds)
+        return Answer(200, {}, b"")
+
+
+STEP_SECONDS = 0.05
+
+
+async def no_provider() -> None:
+    raise AssertionError("nobody asks")
+
+
+@pytest.mark.parametrize("slow", [True, False], ids=["slow steps", "all at hand"])
+async def test_an_invocation_has_what_its_wait_for_credentials_left(
+    environment: pytest.MonkeyPatch, slow: bool
+) -> None:
+    pool, deadline = TimedPool(), Deadline(base_seconds=100.0, bytes_per_second=1.0)
+    async with opened_clients() as opened, invoking("lean", opened, deadline) as invoker:
+        assert isinstance(invoker, LeanInvoker)
+        credentials = SlowCredentials(no_provider) if slow else invoker._wire.credentials
+        invoker._wire = replace(invoker._wire, pool=pool, credentials=credentials)
+        await invoker.invoke(JOB)
+    assert pool.seconds[0] <= 101.0 - slow * STEP_SECONDS
+    assert slow or pool.seconds == [101.0]
+
+
+@pytest.mark.parametrize("slow", [True, False], ids=["slow steps", "all at hand"])
+async def test_a_put_has_what_its_file_and_its_credentials_and_its_checksum_left(
+    environment: pytest.MonkeyPatch, tmp_path: Path, slow: bool
+) -> None:
+    (tmp_path / "payload").write_bytes(b"x" * 1_100_000)
+    payload = FileSlice(str(tmp_path / "payload"), 0, 1_100_000) if slow else b"x" * 1_000
+    pool, deadline = TimedPool(), Deadline(base_seconds=100.0, bytes_per_second=1e12)
+    async with opened_clients() as opened, staging("lean", opened, "s3://bkt", deadline) as stager:
+        assert isinstance(stager, LeanStager)
+        credentials = SlowCredentials(no_provider) if slow else stager._wire.credentials
+        stager._wire = replace(stager._wire, pool=pool, credentials=credentials)
+        executor = Slow(1)
+        asyncio.get_running_loop().set_default_executor(executor)
+        assert await stager.stage("k", payload, None) == "s3://bkt/k"
+    assert executor.asked == 2 * slow
+    assert pool.seconds[0] <= 100.001 - 3 * slow * STEP_SECONDS
+    assert slow or pool.seconds == [deadline.seconds(1_000)]
+
+
+async def test_a_file_that_cannot_be_opened_in_time_is_a_put_that_was_not_sent(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "payload").write_bytes(b"x")
+    free, executor = threading.Event(), ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(executor)
+    deadline = Deadline(base_seconds=0.1)
+    async with opened_clients() as opened, staging("lean", opened, "s3://bkt", deadline) as stager:
+        executor.submit(free.wait)  # a disk that hangs
+        try:
+            async with asyncio.timeout(20):
+                fault = await stager.stage("k", FileSlice(str(tmp_path / "payload"), 0, 1), None)
+        finally:
+            free.set()
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.reason) == (FaultKind.NOT_SENT, FailureReason.TIMEOUT)
 
 
 async def test_keys_that_the_service_refuses_are_asked_for_anew(environment: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,23 @@ def test_when_keys_have_ended_and_nobody_gives_new_ones_jobs_wait_until_somebody
     assert provider.calls <= 40
 
 
+def test_keys_that_no_header_may_hold_are_never_signed_with_and_jobs_wait_for_good_ones(
+    tmp_path: Path, sandbox: Sandbox, provider: Provider
+) -> None:
+    accept(sandbox, "first")
+    provider.given = lambda: keys("first", HOUR)
+    with serving(tmp_path, sandbox, *LOAD, **provider.env) as service:
+        provider.given = lambda: {**keys("second", HOUR), "Token": "second-token\r\nX-Other: 1"}
+        accept(sandbox, "second", "first")
+        service.spool.drop("a.jsonl", numbered(50))
+        until_paused(service)
+        service.until_said("credentials cannot be renewed")
+        assert sandbox.counts()["jobs"]["accepted"] == 0
+        assert "second-token" not in service.running.err.read_text()
+        provider.given = lambda: keys("second", HOUR)
+        finish(service, sandbox, "a.jsonl", jobs=50)
+
+
 def test_keys_that_end_before_their_time_are_asked_for_anew(
     tmp_path: Path, sandbox: Sandbox, provider: Provider
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from dispatcher.sandbox.process import Sandbox
 from tests.programs import Jobs, accepted, audit, dispatch, numbered, rows
 from tests.sandboxes import eventually
-from tests.services import LOAD, SLOW, Spool, asked, audit_all, finish, receipts, serving, status
+from tests.services import LOAD, SLOW, Service, Spool, asked, audit_all, finish, receipts, serving, status
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -118,6 +118,94 @@ def test_a_file_that_is_replaced_or_taken_away_while_it_settles_is_read_as_it_is
         finish(service, sandbox, {"replaced.jsonl": numbered(3)})
     assert service.spool.names("results") == ["replaced.jsonl"]
     assert [event for event in service.events() if event["level"] == "error"] == []
+
+
+# --- a job file that is changed after it was taken --------------------------------------------------------------------
+
+
+def held(service: Service, name: str) -> Path:
+    """The job file of this name, where it lies while it is dispatched."""
+    (path,) = [path for path in (service.spool.path / "work").iterdir() if path.name.endswith(f"-{name}")]
+    return path
+
+
+def test_of_a_file_that_was_written_on_what_was_read_is_sent_and_the_rest_is_told(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    sandbox.patch(faults=[SLOW])
+    jobs = numbered(100)
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        spool = service.spool
+        spool.drop("copied.jsonl", jobs)
+        eventually(lambda: accepted(sandbox) > 10, 20.0)
+        with held(service, "copied.jsonl").open("ab") as late:
+            late.write(b'{"payload":1}\n')
+        spool.drop("other.jsonl", jobs)
+        spool.until_finished("other.jsonl")
+        spool.until_finished("copied.jsonl", into="failed")
+        service.stop()
+    books = audit_all({"copied.jsonl": jobs, "other.jsonl": jobs}, spool, sandbox)
+    assert all(one.states() == {"succeeded": 100} and one.repeated == 0 for one in books.values())
+    assert (spool.names("done"), spool.names("failed")) == (["other.jsonl"], ["copied.jsonl"])
+    error = spool.summary("copied.jsonl")["error"]
+    assert error["code"] == "changed_file"
+    assert "14 bytes came after it had been read" in error["message"]
+    assert [event["name"] for event in service.events() if event["level"] == "error"] == ["copied.jsonl"]
+
+
+def test_a_file_that_is_only_touched_is_gone_on_with(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(faults=[SLOW])
+    jobs = numbered(100)
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", jobs)
+        eventually(lambda: accepted(sandbox) > 10, 20.0)
+        held(service, "a.jsonl").touch()
+        finish(service, sandbox, {"a.jsonl": jobs})
+    assert service.spool.names("done") == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("change", ["overwritten", "cut", "deleted"])
+def test_what_was_not_sent_of_a_file_that_was_changed_ends_dead_and_other_files_go_on(
+    change: str, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    sandbox.patch(faults=[SLOW])
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        spool = service.spool
+        spool.drop("changed.jsonl", numbered(400))
+        eventually(lambda: accepted(sandbox) > 10, 20.0)
+        file = held(service, "changed.jsonl")
+        if change == "overwritten":
+            file.write_bytes(file.read_bytes().replace(b"payload", b"PAYLOAD"))
+        elif change == "cut":
+            os.truncate(file, 10)
+        else:
+            file.unlink()
+        spool.drop("other.jsonl", numbered(20))
+        spool.until_finished("other.jsonl")
+        eventually(lambda: "changed.jsonl" in spool.names("results"), 30.0)
+        service.stop()
+    summary = spool.summary("changed.jsonl")
+    assert summary["error"]["code"] == "changed_file"
+    assert summary["dead"] > 100
+    assert summary["dead"] + summary["succeeded"] == 400
+    assert (spool.names("done"), "changed.jsonl" in spool.names("failed")) == (["other.jsonl"], change != "deleted")
+
+
+def test_a_file_that_was_exchanged_while_nobody_looked_is_not_sent(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(faults=[SLOW])
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.drop("a.jsonl", numbered(400))
+        eventually(lambda: accepted(sandbox) > 10, 20.0)
+        service.stop()
+        file = held(service, "a.jsonl")
+        file.write_bytes(file.read_bytes().replace(b"payload", b"PAYLOAD"))
+    before = accepted(sandbox)
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        service.spool.until_finished("a.jsonl", into="failed")
+        service.stop()
+    assert accepted(sandbox) == before
+    assert service.spool.names("failed") == ["a.jsonl"]
+    assert "was changed" in service.spool.summary("a.jsonl")["error"]["message"]
 
 
 # --- a part that dies -------------------------------------------------------------------------------------------------

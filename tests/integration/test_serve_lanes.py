@@ -34,6 +34,12 @@ def lane(spool: Spool, *flags: str) -> dict[str, Any]:
     return limits
 
 
+def tally(spool: Spool) -> dict[str, int]:
+    """How many jobs of the one file are in each state; nothing while it is read."""
+    files = status(spool)["files"]
+    return dict(files[0]["outstanding_by_state"]) if files and not files[0]["reading"] else {}
+
+
 def paused(service: Service) -> list[str]:
     (said,) = status(service.spool)["lanes"]
     return list(said["paused"])
@@ -94,14 +100,34 @@ def test_the_outstanding_limit_is_set_and_given_back_while_it_runs(tmp_path: Pat
         service.spool.drop("a.jsonl", numbered(200))
 
         def full() -> bool:
-            files = status(service.spool)["files"]
-            tally = files[0]["outstanding_by_state"] if files and not files[0]["reading"] else {}
-            return tally.get("submitted", 0) >= 5 and not tally["claimed"]
+            now = tally(service.spool)
+            return now.get("submitted", 0) >= 5 and not now["claimed"]
 
         eventually(full, 20.0)
-        assert accepted(sandbox) < 100
+        assert accepted(sandbox) == 5
         assert lane(service.spool, "--max-outstanding", "auto")["max_outstanding"] is None
         eventually(lambda: accepted(sandbox) == 200, 20.0)
+        service.stop()
+
+
+def test_jobs_in_doubt_after_a_crash_count_as_outstanding(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(endpoints=ASLEEP, faults=[{**SLOW, "seconds": 20.0}])
+    flags = ("--max-in-flight", "8", "--doubt-cap-seconds", "3", "--max-outstanding", "5")
+    with serving(tmp_path, sandbox, *flags) as service:
+        service.spool.drop("a.jsonl", numbered(200))
+        eventually(lambda: tally(service.spool).get("claimed") == 5, 20.0)
+        service.kill()
+    sandbox.patch(faults=[])
+    with serving(tmp_path, sandbox, *flags) as service:
+        seen: list[int] = []
+
+        def resolved() -> bool:
+            now = tally(service.spool)
+            seen.append(sum(now.get(state, 0) for state in ("submitted", "claimed", "ambiguous")))
+            return now.get("submitted") == 5 and not now["ambiguous"]
+
+        eventually(resolved, 20.0)
+        assert max(seen) == 5
         service.stop()
 
 

@@ -38,6 +38,15 @@ def test_status_tells_where_everything_is_with_and_without_a_process(tmp_path: P
     assert "no process works on this" in operate(service.spool, "status").out
 
 
+def test_status_tells_that_a_full_disk_keeps_intake_stopped(tmp_path: Path, sandbox: Sandbox) -> None:
+    with serving(tmp_path, sandbox, "--disk-reserve-bytes", str(1 << 60)) as service:
+        said = status(service.spool)["disk_low"]
+        assert said["free_bytes"] < said["reserve_bytes"] == 1 << 60 < said["resume_bytes"]
+        assert "nothing is taken from the inbox" in operate(service.spool, "status").out
+        service.stop()
+    assert status(service.spool)["disk_low"] is None
+
+
 @pytest.mark.parametrize("owned", [True, False])
 def test_results_so_far_of_one_file_are_had_whatever_the_others_are_at(
     owned: bool, tmp_path: Path, sandbox: Sandbox
@@ -76,6 +85,22 @@ def test_status_watches_until_it_is_interrupted(tmp_path: Path, sandbox: Sandbox
 
 
 @pytest.mark.parametrize("owned", [True, False])
+def test_a_file_that_cannot_be_cancelled_is_said_to_be_unknown_or_finished(
+    owned: bool, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    with serving(tmp_path, sandbox) as service:
+        service.spool.drop("over.jsonl", numbered(1))
+        service.spool.until_finished("over.jsonl")
+        eventually(lambda: status(service.spool)["files"][0]["published_at"], 20.0)
+        if not owned:
+            service.stop()
+        assert "the ledger has no job file 'nope'" in operate(service.spool, "cancel", "nope", code=2).err
+        assert "'over.jsonl' is finished" in operate(service.spool, "cancel", "over.jsonl", code=2).err
+        if owned:
+            service.stop()
+
+
+@pytest.mark.parametrize("owned", [True, False])
 def test_a_cancelled_file_gets_results_of_what_was_sent(owned: bool, tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(faults=[SLOW])
     jobs = numbered(5_000)
@@ -96,7 +121,7 @@ def test_a_cancelled_file_gets_results_of_what_was_sent(owned: bool, tmp_path: P
     assert states["succeeded"] == accepted(sandbox)
     assert states["cancelled"] == 5_000 - states["succeeded"] > 1_000
     assert books.repeated == 0
-    assert "0 unfinished" in operate(service.spool, "cancel", "a.jsonl", code=2).err
+    assert "is finished" in operate(service.spool, "cancel", "a.jsonl", code=2).err
 
 
 def test_a_file_cancelled_while_it_is_read_is_cancelled_to_its_end(tmp_path: Path, sandbox: Sandbox) -> None:

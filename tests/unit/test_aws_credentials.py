@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.exceptions import CredentialRetrievalError
 
-from dispatcher.aws.credentials import EARLY_SECONDS, LOOK_SECONDS, Credentials
+from dispatcher.aws.credentials import ANSWER_SECONDS, EARLY_SECONDS, LOOK_SECONDS, Credentials, ProviderError
 
 
 class Keys(NamedTuple):
@@ -25,6 +25,7 @@ class Chain:
         self.lasts_seconds: float | None = 3_600.0
         self.away = False
         self.calls = 0
+        self.token: Any = None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -33,7 +34,7 @@ class Chain:
         await self.gate.wait()
         if self.away:
             raise OSError("nobody answers")
-        return Keys(self.gives, "123")
+        return Keys(self.gives, "123", token=self.token)
 
     async def load(self) -> Any:
         keys = await self.ask()
@@ -269,3 +270,136 @@ async def test_keys_that_the_service_refused_are_renewed_at_the_next_look() -> N
     at_hand(credentials)
     await settled()
     assert at_hand(credentials) == "second"
+
+
+# --- a provider that hangs ---
+
+
+async def passes(chain: Chain, seconds: float) -> None:
+    """So much time passes, for the chain's clock and for the loop's."""
+    chain.now += seconds
+    await asyncio.sleep(seconds)
+    await settled()
+
+
+@pytest.mark.looptime
+async def test_a_renewal_that_hangs_is_given_up_and_made_again() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.gives = 3_600.0 - EARLY_SECONDS + 1, "second"
+    chain.gate.clear()
+    assert at_hand(credentials) == "first"
+    await passes(chain, ANSWER_SECONDS + 1)
+    assert at_hand(credentials) == "first", "valid keys are gone on with"
+    await passes(chain, 2.0)
+    chain.gate.set()
+    assert at_hand(credentials) == "first"
+    await settled()
+    assert at_hand(credentials) == "second"
+
+
+@pytest.mark.looptime
+async def test_without_valid_keys_a_request_is_told_that_the_provider_hangs() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now = 3_601.0
+    chain.gate.clear()
+    with pytest.raises(CredentialRetrievalError, match=r"container did not answer within 60 s"):
+        await asyncio.wait_for(credentials.get_frozen_credentials(), 2 * ANSWER_SECONDS)
+
+
+@pytest.mark.looptime
+async def test_a_start_does_not_wait_for_ever_and_names_who_was_asked() -> None:
+    chain = Chain()
+    chain.gate.clear()
+
+    async def load() -> Any:
+        credentials.asking("custom-process")
+        return await chain.load()
+
+    credentials = Credentials(load, lambda: chain.now)
+    with pytest.raises(ProviderError, match=r"custom-process did not answer within 60 s"):
+        await asyncio.wait_for(credentials.open(), 2 * ANSWER_SECONDS)
+
+
+# --- keys that cannot be used ---
+
+FLAWS = [
+    ("tok\n", "the session token ends with a line break"),
+    ("tok\r\nX-Evil: 1", "the session token has a line break in it"),
+    ("tok ", "the session token ends with a blank"),
+    ("t ok", "the session token has a blank in it"),
+    ("tok\udcff", "the session token has a character in it that is no printable ASCII"),
+    ("tok\x01", "the session token has a character in it that is no printable ASCII"),
+    (5, "the session token is no text"),
+]
+
+
+@pytest.mark.parametrize(("token", "flaw"), FLAWS)
+async def test_keys_that_no_header_may_hold_are_refused_at_the_start_and_not_shown(token: Any, flaw: str) -> None:
+    chain = Chain()
+    chain.token = token
+    with pytest.raises(ProviderError, match=flaw) as caught:
+        await opened(chain)
+    assert "tok" not in str(caught.value).replace("token", "")
+
+
+@pytest.mark.parametrize(
+    ("keys", "flaw"),
+    [
+        (Keys("key\n"), "the access key id ends with a line break"),
+        (Keys(""), "the access key id is empty"),
+        (Keys("key", secret_key="s3cret\n"), "the secret access key ends with a line break"),
+        (Keys("key", secret_key="s3cret\udcff"), "the secret access key has a character in it that cannot be encoded"),
+        (Keys("key", secret_key=""), "the secret access key is empty"),
+    ],
+)
+async def test_the_part_of_the_keys_that_is_wrong_is_named(keys: Keys, flaw: str) -> None:
+    async def load() -> Any:
+        return Static(keys)
+
+    with pytest.raises(ProviderError, match=f"file gave keys that cannot be used: {flaw}") as caught:
+        await Credentials(load).open()
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_secret_may_be_any_text_of_one_line() -> None:
+    async def load() -> Any:
+        return Static(Keys("key", secret_key="a long påss phrase"))
+
+    assert await Credentials(load).open()
+
+
+@pytest.mark.parametrize("token", [flawed for flawed, _ in FLAWS])
+@pytest.mark.parametrize("lasts_seconds", [None, 3_600.0])
+async def test_a_renewal_that_brings_unusable_keys_has_failed_and_is_made_again(
+    token: Any, lasts_seconds: float | None
+) -> None:
+    chain = Chain()
+    chain.lasts_seconds = lasts_seconds
+    credentials = await opened(chain)
+    chain.now, chain.gives, chain.token = 3_600.0 - 100, "second", token
+    credentials.distrust(credentials.latest())
+    for _ in range(3):
+        assert at_hand(credentials) == "first"
+        await settled()
+        chain.now += 2.0
+    calls = chain.calls
+    chain.now, chain.gives, chain.token = chain.now + 60, "third", None
+    credentials.distrust(credentials.latest())
+    at_hand(credentials)
+    await settled()
+    assert (at_hand(credentials), chain.calls) == ("third", calls + 1)
+
+
+async def test_unusable_keys_never_lengthen_the_life_of_those_before() -> None:
+    chain = Chain()
+    credentials = await opened(chain)
+    chain.now, chain.gives, chain.token = 3_600.0 - 100, "second", "tok\n"
+    assert at_hand(credentials) == "first"
+    await settled()
+    assert at_hand(credentials) == "first"
+    chain.now = 3_601.0
+    assert at_hand(credentials) is None
+    with pytest.raises(CredentialRetrievalError, match="the session token ends with a line break"):
+        await key(credentials)

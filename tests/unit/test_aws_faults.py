@@ -1,6 +1,7 @@
 """Every row of the table of foreign errors."""
 
 import socket
+import ssl
 from typing import Any
 
 import aiohttp
@@ -98,6 +99,12 @@ def refused() -> aiohttp.ClientConnectorError:
     return aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "refused"))
 
 
+def distrusted() -> aiohttp.ClientConnectorCertificateError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "unable to get local issuer certificate"
+    return aiohttp.ClientConnectorCertificateError(KEY, error)
+
+
 SILENCES: list[tuple[Exception, FaultKind, str]] = [
     (sdk.EndpointConnectionError(endpoint_url=URL, error=refused()), N, "network"),
     (sdk.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror(-2, "unknown name")), N, "network"),
@@ -105,6 +112,9 @@ SILENCES: list[tuple[Exception, FaultKind, str]] = [
     (sdk.EndpointConnectionError(endpoint_url=URL, error=aiohttp.ClientConnectionError("?")), U, "network"),
     (sdk.ConnectTimeoutError(endpoint_url=URL, error=aiohttp.ConnectionTimeoutError("connect")), N, "network"),
     (sdk.SSLError(endpoint_url=URL, error=aiohttp.ClientConnectorSSLError(KEY, OSError(1, "tls"))), N, "network"),
+    (sdk.SSLError(endpoint_url=URL, error=distrusted()), N, "network"),
+    (sdk.HTTPClientError(error=distrusted().certificate_error), N, "network"),
+    (sdk.EndpointConnectionError(endpoint_url=URL, error=ssl.SSLError(1, "bad record")), U, "network"),
     (sdk.ProxyConnectionError(proxy_url=URL, error=aiohttp.ClientProxyConnectionError(KEY, OSError(1))), N, "network"),
     (sdk.HTTPClientError(error=aiohttp.InvalidURL("x")), N, "network"),
     (sdk.ConnectionClosedError(endpoint_url=URL, error=aiohttp.ServerDisconnectedError()), U, "network"),
@@ -179,10 +189,30 @@ def test_a_message_is_one_printable_line_of_bounded_length() -> None:
         "key AKIASECRETSECRET0000 is not known",
         "see http://h/p?X-Amz-Security-Token=SECRET now",
         "token " + "SECRET" * 40,
+        "407, message='no', url='http://user:SECRET@127.0.0.1:1'",
+        "https://SECRET@host and https://u:SECRET@host/p?q",
+        "http://u:SEC/SECRET@host:1/x",
+        "http://u:x@SECRET@host/x",
     ],
 )
 def test_a_message_holds_no_payload_and_no_credential(text: str) -> None:
     assert "SECRET" not in message(text).message
+
+
+@pytest.mark.parametrize(
+    "text", ["http://h:80/a@b", "see http://h/a@b and c@d", "s3://bucket/key@x", '{"url": "http://h", "by": "a@b"}']
+)
+def test_a_message_keeps_what_is_no_user_of_a_url(text: str) -> None:
+    assert message(text).message == text
+
+
+@pytest.mark.parametrize(
+    "error", [distrusted(), distrusted().certificate_error], ids=lambda value: type(value).__name__
+)
+def test_a_certificate_that_cannot_be_trusted_is_named_with_what_to_do(error: Exception) -> None:
+    said = fault_of(sdk.HTTPClientError(error=error), INVOKE).message
+    assert "its certificate cannot be trusted: unable to get local issuer certificate" in said
+    assert "AWS_CA_BUNDLE" in said
 
 
 def test_a_text_is_a_hint_only_where_it_concerns_the_request() -> None:

@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dispatcher.sources.disk import Disk, Watermark, free_bytes, watch_disk
+from dispatcher.status import DiskLow
 
 
 def test_intake_stops_below_the_reserve_and_resumes_a_tenth_above_it() -> None:
@@ -40,6 +41,15 @@ async def test_each_change_is_said_once_and_every_figure_is_passed_on() -> None:
     assert low == [False, True, True, False]
     assert seen == [5000, 10, 10, 5000]
     assert [entry["log_level"] for entry in logs] == ["error", "info"]
+
+
+async def test_while_intake_is_stopped_it_tells_at_what_it_goes_on() -> None:
+    figures = iter([5000, 10, 5000])
+    disk, told = Disk(lambda: next(figures), 1000), []
+    for _ in range(3):
+        await disk.look()
+        told.append(disk.low())
+    assert told == [None, DiskLow(free_bytes=10, reserve_bytes=1000, resume_bytes=1100), None]
 
 
 async def test_a_file_system_that_cannot_be_asked_changes_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.limits import PROBE_CAP_SECONDS, PROBE_FIRST_SECONDS, PROVEN_STREAK, STREAKS, Gate
+from dispatcher.limits import LASTING_SECONDS, PROBE_CAP_SECONDS, PROBE_FIRST_SECONDS, PROVEN_STREAK, STREAKS, Gate
 from dispatcher.model import FailureReason
 
 AT_ONCE = [reason for reason, streak in STREAKS.items() if streak == 1]
@@ -31,7 +31,7 @@ def test_what_nothing_can_get_through_closes_the_gate_at_once(reason: FailureRea
 @pytest.mark.parametrize("reason", IN_A_ROW)
 def test_passing_trouble_closes_the_gate_only_as_a_streak(reason: FailureReason) -> None:
     made = gate()
-    results = [made.failure(reason, 0.0) for _ in range(STREAKS[reason])]
+    results = [made.failure(reason, float(n)) for n in range(STREAKS[reason])]
     assert results == [False] * (STREAKS[reason] - 1) + [True]
     assert made.reason is reason
 
@@ -39,11 +39,22 @@ def test_passing_trouble_closes_the_gate_only_as_a_streak(reason: FailureReason)
 @pytest.mark.parametrize("reason", IN_A_ROW)
 def test_one_success_in_between_begins_the_streak_anew(reason: FailureReason) -> None:
     made = gate()
-    for _ in range(10):
+    for n in range(10):
         for _ in range(STREAKS[reason] - 1):
-            assert not made.failure(reason, 0.0)
+            assert not made.failure(reason, float(n))
         made.success()
     assert made.reason is None
+
+
+@pytest.mark.parametrize("reason", LASTING_SECONDS)
+def test_a_streak_that_must_last_closes_the_gate_no_sooner_and_begins_anew_with_a_success(
+    reason: FailureReason,
+) -> None:
+    made, lasting = gate(), LASTING_SECONDS[reason]
+    assert not any(made.failure(reason, lasting * n / 100) for n in range(100))
+    made.success()
+    assert not any(made.failure(reason, lasting * (1 + n / 100)) for n in range(100))
+    assert made.failure(reason, lasting * 2)
 
 
 def test_a_success_opens_the_gate_and_says_what_kept_it_closed() -> None:

@@ -88,7 +88,7 @@ def test_a_value_that_the_service_or_the_dispatcher_cannot_take_is_refused(name:
 
 def test_numbers_are_text_in_flags_and_variables_and_numbers_in_toml() -> None:
     assert load({"max_in_flight": "12"}, {"DISPATCHER_COLLECT": "1"}).max_in_flight == 12
-    with pytest.raises(UsageError, match=r"max_in_flight in the settings file: expected `int`, got `str`"):
+    with pytest.raises(UsageError, match=r"max_in_flight in the settings file: expected a whole number, got a text"):
         load({}, {}, {"max_in_flight": "12"})
 
 
@@ -141,3 +141,57 @@ def test_bounds_of_which_one_cannot_be_read_are_not_compared() -> None:
     with pytest.raises(UsageError) as caught:
         load({"min_in_flight": 99, "max_in_flight": "many"}, {})
     assert "is above" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"staging": "bucket/in"}, "--staging: it must be s3://BUCKET or s3://BUCKET/PREFIX"),
+        ({"allow_endpoint": ("-a",)}, "--allow-endpoint: it must be letters, digits and, between them, hyphens"),
+        ({"log_level": "loud"}, "--log-level: it must be one of debug, info, warning, error (given: 'loud')"),
+        ({"log_format": "xml"}, "--log-format: it must be one of json, text (given: 'xml')"),
+        ({"requests_per_second": "fast"}, "--requests-per-second: expected a number, got a text (given: 'fast')"),
+        ({"max_faults": "0"}, "--max-faults: expected a whole number >= 1 (given: '0')"),
+        ({"collect": "maybe"}, "--collect: expected true or false, got a text"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(flags, {})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [item.name for item in msgspec.structs.fields(Settings) if "pattern=" in repr(item)])
+def test_every_form_that_is_asked_for_is_said(name: str) -> None:
+    value = ("\n",) if isinstance(getattr(Settings(), name), tuple) else "\n"
+    with pytest.raises(UsageError, match=f"{name}.*: it must be "):
+        load({}, {}, {name: value})
+
+
+OF_KUBERNETES = {
+    "SERVICE_HOST": "10.0.0.1",
+    "SERVICE_PORT": "9464",
+    "SERVICE_PORT_METRICS": "9464",
+    "PORT": "tcp://10.0.0.1:9464",
+    "PORT_9464_TCP": "tcp://10.0.0.1:9464",
+    "PORT_9464_TCP_PROTO": "tcp",
+    "PORT_9464_TCP_PORT": "9464",
+    "PORT_9464_TCP_ADDR": "fd00::1",
+}
+
+
+@pytest.mark.parametrize("service", ["DISPATCHER_", "DISPATCHER_METRICS_"])
+def test_what_kubernetes_says_of_a_service_of_this_name_is_passed_over(service: str) -> None:
+    assert load({}, {service + name: value for name, value in OF_KUBERNETES.items()}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("PORT", "9464"), ("PORT_METRICS", "tcp://10.0.0.1:9464"), ("PORT_9464_TCP_HOST", "10.0.0.1")),
+        *(("PORTS", "tcp://10.0.0.1:9464"), ("SERVICE", "10.0.0.1"), ("SERVICE_HOST", "\n"), ("SERVICE_PORTS", "1")),
+    ],
+)
+def test_what_only_resembles_it_is_unknown(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown variable DISPATCHER_{name}\\b"):
+        load({}, {f"DISPATCHER_{name}": value})
