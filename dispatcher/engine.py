@@ -344,13 +344,14 @@ class Engine:
             return [self._gone(claim, str(error)) for claim in claims]
 
     async def _load_unless_cancelled(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:
-        """Nobody waits for the payloads of a cancelled file. Raises UnreadableFileError for these, and for a file that is spoiled."""
+        """Nobody waits for the payloads of a cancelled file. Raises UnreadableFileError where the job file is spoiled."""
         try:
             return await self._load_if_whole(endpoint, claims)
         except MissingFolderError as error:
             file = await self.ledger.file(claims[0].file_id)
             if file is not None and file.cancelled_at is not None:
-                raise UnreadableFileError(f"{error}; {file.name} is cancelled and not waited for") from error
+                why = f"{error}; {file.name} is cancelled and not waited for"
+                return [self._gone(claim, why) for claim in claims]
             raise
 
     async def _load_if_whole(self, endpoint: EndpointName, claims: Sequence[Claim]) -> list[Job | Settled]:

@@ -87,7 +87,7 @@ async def test_no_more_connections_are_made_than_allowed_and_callers_wait_in_ord
     async with against(peers.act, connections=2) as (pool, _):
         assert all_answered(await asyncio.gather(*(send(number) for number in range(30))))
     assert len(peers.seen) == 2
-    assert order == list(range(30))
+    assert [number for number in order if number > 1] == list(range(2, 30)), "the first two wait for nobody"
 
 
 @on_both_loops
