@@ -4,7 +4,8 @@ They are the SDK's requests, header for header: `knowledge` compares them at eac
 `Accept: */*` is left out, which the SDK's HTTP client adds and nobody signs.
 
 Jobs of a shard differ in their id and their payload. So what they share is written once, as pieces of text with slots
-between them (`_Form`), and a request costs two joins of text, a hash of its body, and a signature.
+between them (`_Form`), or as a text to be filled in (`_PutForm`), and a request costs two joins of text, a hash of its body,
+and a signature.
 """
 
 import re
@@ -157,41 +158,77 @@ def key_path(key: str) -> str:
     return quote(key, safe=f"/{_UNRESERVED}")
 
 
+class _PutForm(NamedTuple):
+    """Texts with a `%(name)s` for each value that changes from request to request: `path`, `hash`, `stamp`, `length`, the names of
+    an upload's headers; in the head also `credential`, `signature` and `id`.
+    """
+
+    canonical: str
+    head: str
+
+
 class PutRequests:
-    """Builds requests that put objects into one bucket. `headers`, of one of the SDK's, may tell what all of them have."""
+    """Builds requests that put objects into one bucket. `headers`, of one of the SDK's, may tell what all of them have.
+
+    Keeps the signer and the forms of the credentials last used.
+    """
 
     def __init__(self, target: Target, headers: Mapping[str, str]) -> None:
         self._target = target
         self._headers = {name: headers[name] for name in _OF_ALL_PUTS if name in headers}
         self._expect_continue = "expect" in headers
         self._signer = _unsigned(target)
+        self._forms: dict[tuple[object, ...], _PutForm] = {}
 
     def build(self, key: str, content_type: str | None, upload: Upload, credentials: Keys, now: float) -> Request:
         """The request as it has to leave now. Its header values have to be writable."""
         if credentials is not self._signer.credentials:
             self._signer = Signer(credentials, self._target.region, self._target.service)
-        moment = self._signer.at(now)
-        signed = {
-            **self._headers,
-            **({} if content_type is None else {"Content-Type": content_type}),
+            self._forms.clear()
+        moment, form = self._signer.at(now), self._form(content_type, upload)
+        values = {
             **upload.headers,
-            **_token(credentials.token),
-            "X-Amz-Content-SHA256": upload.sha256,
-            "X-Amz-Date": moment.stamp,
+            "path": f"{self._target.path}{key_path(key)}",
+            "hash": upload.sha256,
+            "stamp": moment.stamp,
+            "length": upload.length,
+            "credential": moment.credential,
+            "id": next_id(),
         }
-        path = f"{self._target.path}{key_path(key)}"
-        lines, names = canonical_headers(_lower({"Host": self._target.host} | signed))
-        signature = moment.signature(f"PUT\n{path}\n\n{lines}\n{names}\n{upload.sha256}".encode())
-        head = (
-            f"PUT {path} HTTP/1.1\r\n{_lines(_common(self._target) | signed | self._framing(upload))}"
-            f"{_authorization(moment.credential, names)}{signature}{_ENDING}{next_id()}\r\n\r\n"
+        values["signature"] = moment.signature((form.canonical % values).encode())
+        return Request((form.head % values).encode(), upload.body, self._expect_continue)
+
+    def _form(self, content_type: str | None, upload: Upload) -> _PutForm:
+        key = (content_type, upload.length is None, *upload.headers)
+        form = self._forms.get(key)
+        if form is None:
+            if len(self._forms) >= _FORMS:
+                self._forms.clear()
+            form = self._forms[key] = self._make_form(content_type, upload)
+        return form
+
+    def _make_form(self, content_type: str | None, upload: Upload) -> _PutForm:
+        own = {name: f"%({name})s" for name in upload.headers}
+        shared = self._headers | ({} if content_type is None else {"Content-Type": content_type})
+        token = _token(self._signer.credentials.token)
+        dated = {"X-Amz-Content-SHA256": "%(hash)s", "X-Amz-Date": "%(stamp)s"}
+        signed = _plain(shared) | own | _plain(token) | dated
+        lines, names = canonical_headers(_lower(_plain({"Host": self._target.host}) | signed))
+        head = _lines(_plain(_common(self._target)) | signed | self._framing(upload))
+        return _PutForm(
+            f"PUT\n%(path)s\n\n{lines}\n{names}\n%(hash)s",
+            f"PUT %(path)s HTTP/1.1\r\n{head}{_authorization('%(credential)s', names)}%(signature)s{_ENDING}%(id)s\r\n\r\n",
         )
-        return Request(head.encode(), upload.body, self._expect_continue)
 
     def _framing(self, upload: Upload) -> dict[str, str]:
         """What is not signed: it concerns the connection alone."""
-        length = {"Transfer-Encoding": "chunked"} if upload.length is None else {"Content-Length": str(upload.length)}
+        length = {"Transfer-Encoding": "chunked"} if upload.length is None else {"Content-Length": "%(length)s"}
         return length | ({"Expect": "100-continue"} if self._expect_continue else {})
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Values that stand in a text to be filled in as they are."""
+    return {name: value.replace("%", "%%") for name, value in headers.items()}
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
