@@ -5,8 +5,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
+
+from msgspec import Struct
 
 from benchmarks.contenders import OURS, Contender
 from benchmarks.loopback import Target, environment
@@ -15,42 +17,62 @@ from benchmarks.ratios import Say
 from benchmarks.workloads import INLINE
 
 REPEAT_BELOW_JOBS = 50_000
-"""Start-up takes some tens of milliseconds more or less: smaller runs are made several times, and their median counts."""
+"""Smaller runs are made several times, before the larger ones and again after them, and their mean counts: a large run is a mean
+over its own time, in which a shared machine is now faster and now slower."""
 
 
 def measure(bench: Bench, target: Target, sizes: Sequence[int], repeats: int, say: Say) -> list[dict[str, Any]]:
     """A row for each size."""
     fewer = max(min(sizes) // 10, 1)
-    few = [_cpu_seconds(bench, contender, fewer, target, repeats) for contender in OURS]
-    rows = []
+    often = [fewer, *(jobs for jobs in sizes if jobs < REPEAT_BELOW_JOBS)]
+    say("scale: small runs, before")
+    cpu = {jobs: [_cpu_seconds(bench, contender, jobs, target, repeats) for contender in OURS] for jobs in often}
+    runs = []
     for jobs in sizes:
         say(f"scale: {jobs:,} jobs")
-        rows.append(_row(bench, target, jobs, fewer, few, repeats if jobs < REPEAT_BELOW_JOBS else 1))
-    return rows
+        runs.append(_run(bench, target, jobs))
+    say("scale: small runs, after")
+    for jobs in often:
+        again = [_cpu_seconds(bench, contender, jobs, target, repeats) for contender in OURS]
+        cpu[jobs] = [mean(both) for both in zip(cpu[jobs], again, strict=True)]
+    return [_row(run, fewer, cpu) for run in runs]
 
 
-def _row(bench: Bench, target: Target, jobs: int, fewer: int, few: Sequence[float], repeats: int) -> dict[str, Any]:
+class _Run(Struct, frozen=True):
+    """One of each at a size."""
+
+    jobs: int
+    submitted: Used
+    whole: Used
+    tracked: dict[str, float]
+    lists: int
+
+
+def _run(bench: Bench, target: Target, jobs: int) -> _Run:
     submit, run = OURS
     with tempfile.TemporaryDirectory(dir=bench.folder, prefix="scale-") as folder:
         submitted, _ = bench.run_in(Path(folder), submit, INLINE, jobs, target)
         tracked = _track(Path(folder) / "results" / "ledger.db", jobs, target)
     whole, counts = bench.run(run, INLINE, jobs, target)
-    cpu = [submitted.cpu, whole.cpu]
-    if repeats > 1:
-        cpu = [_cpu_seconds(bench, contender, jobs, target, repeats) for contender in OURS]
-    costs = [per_job_us(small, large, jobs - fewer) for small, large in zip(few, cpu, strict=True)]
+    return _Run(jobs, submitted, whole, tracked, counts["requests"].get("ListObjectsV2", 0))
+
+
+def _row(run: _Run, fewer: int, often: dict[int, list[float]]) -> dict[str, Any]:
+    """`often`: CPU seconds of the runs that were made several times, by their size."""
+    cpu = often.get(run.jobs, [run.submitted.cpu, run.whole.cpu])
+    costs = [per_job_us(small, large, run.jobs - fewer) for small, large in zip(often[fewer], cpu, strict=True)]
     return {
-        "jobs": jobs,
-        "submit": _figures(submitted, costs[0]),
-        "run": _figures(whole, costs[1]),
-        "tracking": tracked,
+        "jobs": run.jobs,
+        "submit": _figures(run.submitted, costs[0]),
+        "run": _figures(run.whole, costs[1]),
+        "tracking": run.tracked,
         "after_202_us": costs[1] - costs[0],
-        "lists": counts["requests"].get("ListObjectsV2", 0),
+        "lists": run.lists,
     }
 
 
 def _cpu_seconds(bench: Bench, contender: Contender, jobs: int, target: Target, repeats: int) -> float:
-    return median(bench.run(contender, INLINE, jobs, target)[0].cpu for _ in range(repeats))
+    return mean(bench.run(contender, INLINE, jobs, target)[0].cpu for _ in range(repeats))
 
 
 def _figures(used: Used, cpu_us: float) -> dict[str, float]:
