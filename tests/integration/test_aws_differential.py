@@ -219,7 +219,9 @@ def is_same(ours: Sent, theirs: Sent) -> None:
 
 # --- requests --------------------------------------------------------------------------------------------------------
 
-ANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 characters = st.one_of(
     st.characters(min_codepoint=32, max_codepoint=126),

@@ -23,7 +23,7 @@ PIECES = st.lists(
     ),
     max_size=12,
 )
-sharing_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+sharing_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def read_all(

@@ -64,7 +64,7 @@ def test_anything_else_is_refused(root: Path, path: str) -> None:
     assert refused.message.isprintable()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
         st.sampled_from(["..", ".", "", "/", "sub", "a.bin", "link", "folder_link", "root", "secret", "~", "\0", "é"])

@@ -145,7 +145,7 @@ def test_lines_are_read_by_offset_and_length(tmp_path: Path) -> None:
         assert source.read_many([]) == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(0, 1_500_000)), max_size=8), st.booleans())
 def test_any_spans_are_read_as_they_stand(tmp_path: Path, spans: list[tuple[int, int]], in_order: bool) -> None:
     path = tmp_path / "data"
