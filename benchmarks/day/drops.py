@@ -155,10 +155,10 @@ def make(planned: Planned, seed: int, stocked: Stock, *, lossy: bool) -> tuple[D
     whole = b"".join(line + b"\n" for line in lines.lines)
     drop = Drop(planned.number, planned.name, planned.kind != "truncated", lines.jobs, frozenset(lines.rejected))
     if planned.kind == "truncated":
-        cut = gzip.compress(whole)
+        cut = gzip.compress(whole, mtime=0)
         return Drop(planned.number, planned.name, False, {}, frozenset()), cut[: len(cut) // 2]
     if planned.name.endswith(".gz"):
-        return drop, gzip.compress(whole, 1)
+        return drop, gzip.compress(whole, 1, mtime=0)
     return drop, zstd.compress(whole) if planned.name.endswith(".zst") else whole
 
 
