@@ -19,7 +19,7 @@ from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from prometheus_client import CollectorRegistry
 
-from dispatcher.admin.door import ACCEPTED_AT_ONCE, WAITING, Door, Seldom
+from dispatcher.admin.door import ACCEPTED_AT_ONCE, PATIENCE, WAITING, Door, Patience, Seldom
 from dispatcher.admin.exposition import encoder
 from dispatcher.errors import UsageError
 
@@ -41,6 +41,7 @@ async def metrics_server(
     registry: CollectorRegistry,
     ready: Callable[[], bool],
     healthy: Callable[[], bool] = lambda: True,
+    patience: Patience = PATIENCE,
 ) -> AsyncGenerator[str]:
     """Serves while the block runs; yields the address it is bound to (`host:port`; port 0 takes a free one).
 
@@ -50,7 +51,8 @@ async def metrics_server(
     host, port = parse_address(listen)
     with ExitStack() as stack:
         portal = await _entered(stack, start_blocking_portal(name="admin"))
-        served = _served(registry, ready, healthy, partial(_bind, host=host, port=port, listen=listen))
+        door = Door(patience)
+        served = _served(registry, ready, healthy, door, partial(_bind, host=host, port=port, listen=listen))
         try:
             yield await _entered(stack, portal.wrap_async_context_manager(served))
         finally:
@@ -73,11 +75,11 @@ async def _served(
     registry: CollectorRegistry,
     ready: Callable[[], bool],
     healthy: Callable[[], bool],
+    door: Door,
     bind: Callable[[Callable[[], asyncio.Protocol]], Awaitable[asyncio.Server]],
 ) -> AsyncGenerator[str]:
     """The server itself, on the loop that it is entered on, which is its own."""
     asyncio.get_running_loop().set_exception_handler(Seldom())
-    door = Door()
     runner = web.AppRunner(
         _application(partial(_metrics, registry), ready, healthy, door),
         access_log=None,

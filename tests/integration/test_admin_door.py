@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from structlog.testing import capture_logs
 
-from dispatcher.admin import door
+from dispatcher.admin.door import CONNECTIONS, Patience, Seldom
 from dispatcher.admin.server import metrics_server
 from dispatcher.sandbox.process import Sandbox
 from tests.programs import numbered
@@ -60,14 +60,19 @@ def healthy(address: str) -> int:
 
 
 @pytest.fixture
-async def address() -> AsyncIterator[str]:
-    """Of a server whose metrics are more than a socket holds."""
+async def address(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """Of a server whose metrics are more than a socket holds, with the patience that `impatient` gives it."""
     registry = CollectorRegistry()
     many = Gauge("many", "Many.", ["n"], registry=registry)
     for number in range(20_000):
         many.labels(f"{number:0500}")
-    async with metrics_server("127.0.0.1:0", registry, lambda: True) as made:
+    patience = getattr(request, "param", Patience())
+    async with metrics_server("127.0.0.1:0", registry, lambda: True, patience=patience) as made:
         yield made
+
+
+def impatient(**seconds: float) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("address", [Patience(**seconds)], indirect=True, ids=["impatient"])
 
 
 async def eventually_here(look: Callable[[], bool]) -> None:
@@ -75,9 +80,9 @@ async def eventually_here(look: Callable[[], bool]) -> None:
 
 
 async def test_who_asks_has_a_place_however_many_say_nothing(address: str) -> None:
-    with connected(address, HALF, 3 * door.CONNECTIONS) as slow:
+    with connected(address, HALF, 3 * CONNECTIONS) as slow:
         assert await anyio.to_thread.run_sync(healthy, address) == 200
-        await eventually_here(lambda: sum(map(is_ended, slow)) >= 2 * door.CONNECTIONS)
+        await eventually_here(lambda: sum(map(is_ended, slow)) >= 2 * CONNECTIONS)
 
 
 async def test_who_asks_amid_a_crowd_that_comes_at_once_is_answered() -> None:
@@ -94,16 +99,16 @@ async def test_who_asks_amid_a_crowd_that_comes_at_once_is_answered() -> None:
             await anyio.to_thread.run_sync(busy.wait, 30)
             crowd.enter_context(connected(address, HALF, 3))
             (asking,) = crowd.enter_context(connected(address, WHOLE))
-            rest = crowd.enter_context(connected(address, HALF, 4 * door.CONNECTIONS))
+            rest = crowd.enter_context(connected(address, HALF, 4 * CONNECTIONS))
             go_on.set()
             assert (await anyio.to_thread.run_sync(asking.recv, 1 << 16)).startswith(b"HTTP/1.1 200")
-            await eventually_here(lambda: sum(map(is_ended, rest)) >= 3 * door.CONNECTIONS)
+            await eventually_here(lambda: sum(map(is_ended, rest)) >= 3 * CONNECTIONS)
 
 
 async def test_the_one_that_asked_last_is_the_last_to_go(address: str) -> None:
     with connected(address, WHOLE) as (kept,):
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
-        with connected(address, HALF, door.CONNECTIONS - 2) as slow:
+        with connected(address, HALF, CONNECTIONS - 2) as slow:
             # They come in turn: when this one has its answer, all of the others are inside.
             await anyio.to_thread.run_sync(healthy, address)
             kept.sendall(WHOLE)
@@ -127,36 +132,32 @@ async def ends(address: str, sent: bytes, more: bytes = b"") -> None:
         await eventually_here(look)
 
 
+@impatient(request_seconds=0.2)
 @pytest.mark.parametrize("sent", [b"", HALF])
-async def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(
-    address: str, sent: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(door, "REQUEST_SECONDS", 0.2)
+async def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(address: str, sent: bytes) -> None:
     await ends(address, sent)
 
 
-async def test_a_second_request_that_does_not_come_to_its_end_is_not_waited_for(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(door, "REQUEST_SECONDS", 0.2)
+@impatient(request_seconds=0.2)
+async def test_a_second_request_that_does_not_come_to_its_end_is_not_waited_for(address: str) -> None:
     with connected(address, WHOLE) as (one,):
         assert one.recv(1 << 16).startswith(b"HTTP/1.1 200")
         one.sendall(HALF)
         await eventually_here(lambda: is_ended(one))
 
 
-async def test_a_byte_now_and_then_does_not_keep_a_connection(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "REQUEST_SECONDS", 0.2)
+@impatient(request_seconds=0.2)
+async def test_a_byte_now_and_then_does_not_keep_a_connection(address: str) -> None:
     await ends(address, HALF, b"a")
 
 
-async def test_who_does_not_ask_again_is_let_go(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "IDLE_SECONDS", 0.2)
+@impatient(idle_seconds=0.2)
+async def test_who_does_not_ask_again_is_let_go(address: str) -> None:
     await ends(address, WHOLE)
 
 
-async def test_who_does_not_read_the_answer_is_let_go(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "UNREAD_SECONDS", 0.2)
+@impatient(unread_seconds=0.2)
+async def test_who_does_not_read_the_answer_is_let_go(address: str) -> None:
     with connected(address, SCRAPE) as (one,):
         # A byte that is sent to who has gone is answered with a reset; nothing is read all the while.
         await eventually_here(lambda: _is_reset(one))
@@ -188,7 +189,7 @@ def test_half_requests_beyond_the_descriptors_cost_no_file_no_answer_and_no_log(
 
 async def test_connections_that_cannot_be_accepted_are_told_once() -> None:
     failed = {"message": "", "exception": OSError(24, "Too many open files"), "socket": object()}
-    said = door.Seldom()
+    said = Seldom()
     with capture_logs() as lines:
         for _ in range(1000):
             said(asyncio.get_running_loop(), failed)
