@@ -245,6 +245,7 @@ class Engine:
             self.lanes[queue.endpoint].offer(queue)
         if not file.intake_done:
             async with turn:
+                await anyio.to_thread.run_sync(self._loader.expect, file)
                 await take_in(file, ledger=self.ledger, settings=_intake(self.settings), metrics=self.metrics)
         self.read_to_its_end(file.file_id)
 

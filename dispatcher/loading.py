@@ -57,12 +57,17 @@ class Loader:
         # Least recently used first. Only touched under the lock, in worker threads, and by close.
         self._open: OrderedDict[FileId, LineSource] = OrderedDict()
         self._lock = threading.Lock()
-        # Size and time of change of each job file when it was first read here, or last found to be whole. Under the lock.
+        # Size and time of change of each job file before it was read here, or when last found to be whole. Under the lock.
         self._stamps: dict[FileId, Stamp] = {}
 
     def add(self, file: JobFile) -> None:
         """Makes the file's jobs loadable."""
         self._files[file.file_id] = file
+
+    def expect(self, file: JobFile) -> None:
+        """To be called before the file is read into the ledger: a change that comes from now on is noticed (blocking)."""
+        with self._lock:
+            self._stamps.setdefault(file.file_id, _stamp(file.data_path))
 
     def forget(self, file: FileId) -> None:
         """Nothing of the file will be loaded any more."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import Jobs, accepted, audit, dispatch, numbered, rows
+from tests.programs import ENDPOINT, Jobs, accepted, audit, dispatch, numbered, rows
 from tests.sandboxes import eventually
 from tests.services import LOAD, SLOW, Service, Spool, asked, audit_all, finish, receipts, serving, status
 
@@ -189,6 +189,20 @@ def test_what_was_not_sent_of_a_file_that_was_changed_ends_dead_and_other_files_
     assert summary["dead"] > 100
     assert summary["dead"] + summary["succeeded"] == 400
     assert (spool.names("done"), "changed.jsonl" in spool.names("failed")) == (["other.jsonl"], change != "deleted")
+
+
+def test_a_file_that_was_overwritten_before_any_of_it_was_sent_is_not_sent(tmp_path: Path, sandbox: Sandbox) -> None:
+    with serving(tmp_path, sandbox, *LOAD) as service:
+        asked(service.spool, "lane", endpoint=ENDPOINT, held=True, limits={})
+        service.spool.drop("a.jsonl", numbered(400))
+        eventually(lambda: [file["accepted"] for file in asked(service.spool, "status")["files"]] == [400], 20.0)
+        file = held(service, "a.jsonl")
+        file.write_bytes(file.read_bytes().replace(b"payload", b"PAYLOAD"))
+        asked(service.spool, "lane", endpoint=ENDPOINT, held=False, limits={})
+        service.spool.until_finished("a.jsonl", into="failed")
+        service.stop()
+    assert accepted(sandbox) == 0
+    assert service.spool.summary("a.jsonl")["dead"] == 400
 
 
 def test_a_file_that_was_exchanged_while_nobody_looked_is_not_sent(tmp_path: Path, sandbox: Sandbox) -> None:
