@@ -5,8 +5,9 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -84,11 +85,14 @@ def ledger_in(settings: Settings, output: Path) -> Path:
     return Path(settings.ledger) if settings.ledger else output / "ledger.db"
 
 
-def existing_ledger(settings: Settings, file: str | None) -> Path:
-    """The ledger that `--ledger`, `--output`, `--spool` or a job file's name points to; UsageError where there is none."""
+def existing_ledger(settings: Settings, file: str | None, flags: Mapping[str, Any] = MappingProxyType({})) -> Path:
+    """The ledger that `--ledger`, `--output`, `--spool` or a job file's name points to; UsageError where there is none.
+
+    `flags` are those that were given: what a flag says comes before what a run of the file left beside it.
+    """
     if file is None and not (settings.ledger or settings.output or settings.spool):
         raise UsageError("which ledger? Name the job file, or set --output, --spool or --ledger")
-    path = ledger_in(settings, _ledger_folder(settings, file))
+    path = ledger_in(settings, _ledger_folder(settings, file, flags))
     if not path.exists():
         raise UsageError(
             f"there is no ledger {path}: nothing was run there yet, or --output, --spool or --ledger points elsewhere"
@@ -96,12 +100,11 @@ def existing_ledger(settings: Settings, file: str | None) -> Path:
     return path
 
 
-def _ledger_folder(settings: Settings, file: str | None) -> Path:
-    """`output`, else what a run of the file left beside it, else the spool."""
+def _ledger_folder(settings: Settings, file: str | None, flags: Mapping[str, Any]) -> Path:
     beside = f"{file}.results" if file is not None else None
-    if settings.spool and not settings.output and not (beside and Path(beside).exists()):
-        return Path(settings.spool)
-    return Path(settings.output or beside or "")
+    left = beside if beside and Path(beside).exists() else None
+    folders = (flags.get("output"), flags.get("spool"), settings.output, left, settings.spool, beside)
+    return Path(next(filter(None, folders), ""))
 
 
 def service_ledger(settings: Settings) -> Path:

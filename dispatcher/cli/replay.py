@@ -50,7 +50,7 @@ def replay(file: str | None, states: tuple[str, ...], no_wait: bool, **flags: An
     """
     settings = settings_from(flags)
     configure_logs(settings, quiet=True)
-    ledger = existing_ledger(settings, file)
+    ledger = existing_ledger(settings, file, flags)
     wanted = [State(state) for state in states] or list(REPLAYABLE)
     spool = _spool(settings, ledger)
     if spool is not None and (said := run_async(_told(ledger, file, wanted))) is not None:

@@ -59,9 +59,10 @@ def status(
     interval: float,
 ) -> int:
     """Says where job files and jobs are, whether a process works on them or not: all, or FILE (its name or run id) alone."""
-    settings = settings_from({"output": output, "ledger": ledger, "spool": spool})
+    where = {"output": output, "ledger": ledger, "spool": spool}
+    settings = settings_from(where)
     configure_logs(settings, quiet=True)
-    path = existing_ledger(settings, file)
+    path = existing_ledger(settings, file, where)
     name = None if file is None else "stdin" if file == "-" else Path(file).name
     if partial is not None:
         _show_partial(settings, run_async(_partial(path, name, Path(partial).absolute())))

@@ -240,6 +240,21 @@ def test_a_replay_sends_what_did_not_succeed_once_more(
     assert spool.names("work") == []
 
 
+def test_a_spool_that_is_named_comes_before_a_run_that_lies_nearby(tmp_path: Path, sandbox: Sandbox) -> None:
+    sandbox.patch(endpoints={ENDPOINT: {"fail_every": 2}})
+    numbered(6).write(tmp_path / "a.jsonl")
+    assert dispatch(tmp_path, sandbox, "run", "a.jsonl", "--endpoint", ENDPOINT).status == 1
+    with serving(tmp_path, sandbox) as service:
+        service.spool.drop("a.jsonl", numbered(40))
+        service.spool.until_finished("a.jsonl")
+        assert [said["lines"] for said in status(service.spool, "a.jsonl")["files"]] == [40]
+        of_run = dispatch(tmp_path, None, "status", "a.jsonl", "--json", DISPATCHER_SPOOL=str(service.spool.path))
+        assert [said["lines"] for said in json.loads(of_run.out)["files"]] == [6]
+        assert "20 jobs, taken up by the service" in operate(service.spool, "replay", "a.jsonl").err
+        service.spool.until_finished("a.jsonl.replay-1")
+        service.stop()
+
+
 def test_a_replay_outlives_a_stop_and_the_loss_of_the_ledger(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.patch(endpoints={ENDPOINT: {"fail_every": 2}})
     with serving(tmp_path, sandbox, *LOAD) as service:
