@@ -36,6 +36,8 @@ PAUSE_MAX_SECONDS = 30.0
 ANSWER_SECONDS = 60.0
 """How long the providers may take, with all their retries: those of the SDK need seconds, and AWS's command line gives a
 service as long for one answer. What takes longer hangs, and would hold up every later renewal."""
+WAIT_SECONDS = 3.0
+"""How long a call without valid keys waits for a renewal that is on: then it says what it waits for, and its lane waits instead."""
 _BEGAN_WITH = "dispatcher.keys"
 """Where a call of the SDK's keeps, in its context, the keys that it began with."""
 
@@ -135,12 +137,17 @@ class Credentials:
         """Keys to sign with. CredentialRetrievalError where there are none that are valid."""
         self._begin_if_due()
         if self._valid() is None and self._renewal is not None:
-            # The call has a deadline of its own; the renewal goes on for the next one.
-            await asyncio.shield(self._renewal)
+            # The renewal goes on for the next call.
+            await asyncio.wait((self._renewal,), timeout=WAIT_SECONDS)
         valid = self._valid()
         if valid is None:
-            raise CredentialRetrievalError(provider=self.method, error_msg=self._trouble or "they have expired")
+            raise CredentialRetrievalError(provider=self._asked or self.method, error_msg=self._why_none())
         return valid.keys
+
+    def _why_none(self) -> str:
+        if self._trouble or self._renewal is None or self._renewal.done():
+            return self._trouble or "they have expired"
+        return f"has not answered for {WAIT_SECONDS:g} s, and no valid keys are at hand"
 
     async def get_account_id(self) -> Any:
         """The account, where the provider names it."""

@@ -219,6 +219,23 @@ def test_when_keys_have_ended_and_nobody_gives_new_ones_jobs_wait_until_somebody
     assert provider.calls <= 40
 
 
+def test_of_a_provider_that_hangs_the_lane_says_at_once_what_it_waits_for(tmp_path: Path, sandbox: Sandbox) -> None:
+    accept(sandbox, "first")
+    given = write(tmp_path / "given.json", json.dumps({"Version": 1, **keys("first", 3)}))
+    wait = "import os, sys, time\nos.path.exists(sys.argv[1]) or time.sleep(600)\n"
+    script = write(tmp_path / "answer.py", wait + "print(open(sys.argv[1]).read())")
+    config = write(tmp_path / "config", f"[default]\ncredential_process = {sys.executable} {script} {given}\n")
+    with serving(tmp_path, sandbox, *LOAD, **NO_KEYS, AWS_CONFIG_FILE=str(config)) as service:
+        given.unlink()
+        end = time.time() + 3
+        eventually(lambda: time.time() > end, 10.0)
+        service.spool.drop("a.jsonl", numbered(5))
+        until_paused(service)
+        (pause,) = [event for event in service.events() if event["event"] == "lane paused"]
+        assert "custom-process: has not answered for 3 s" in pause["message"]
+        service.stop()
+
+
 def test_keys_that_no_header_may_hold_are_never_signed_with_and_jobs_wait_for_good_ones(
     tmp_path: Path, sandbox: Sandbox, provider: Provider
 ) -> None:

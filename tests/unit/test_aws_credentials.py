@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.exceptions import CredentialRetrievalError
 
-from dispatcher.aws.credentials import ANSWER_SECONDS, EARLY_SECONDS, LOOK_SECONDS, Credentials, ProviderError
+from dispatcher.aws.credentials import (
+    ANSWER_SECONDS,
+    EARLY_SECONDS,
+    LOOK_SECONDS,
+    PAUSE_MAX_SECONDS,
+    WAIT_SECONDS,
+    Credentials,
+    ProviderError,
+)
 
 
 class Keys(NamedTuple):
@@ -304,8 +312,15 @@ async def test_without_valid_keys_a_request_is_told_that_the_provider_hangs() ->
     credentials = await opened(chain)
     chain.now = 3_601.0
     chain.gate.clear()
+    async with asyncio.timeout(2 * WAIT_SECONDS):
+        with pytest.raises(CredentialRetrievalError, match=r"container: has not answered for 3 s, and no valid keys"):
+            await credentials.get_frozen_credentials()
+    await passes(chain, ANSWER_SECONDS)
     with pytest.raises(CredentialRetrievalError, match=r"container did not answer within 60 s"):
-        await asyncio.wait_for(credentials.get_frozen_credentials(), 2 * ANSWER_SECONDS)
+        await credentials.get_frozen_credentials()
+    chain.gate.set()
+    await passes(chain, PAUSE_MAX_SECONDS)
+    await credentials.get_frozen_credentials()
 
 
 @pytest.mark.looptime
