@@ -24,7 +24,7 @@ from msgspec import structs
 from dispatcher.attempt import Job, Paths
 from dispatcher.clock import SystemClock
 from dispatcher.errors import ChangedFileError, UnreadableFileError
-from dispatcher.fates import Fates
+from dispatcher.fates import UNKNOWN_DOUBT_SECONDS, Fates
 from dispatcher.formats.disk import MissingFolderError
 from dispatcher.formats.joblines import LineRules
 from dispatcher.intake import IntakeSettings, take_in
@@ -59,8 +59,6 @@ from dispatcher.windows import Bucket, Flow, Lately, Recent, Window, outstanding
 
 log = structlog.get_logger(__name__)
 
-RECOVERY_DOUBT_SECONDS = 5.0
-"""After a crash nobody knows how long results take: so long the outputs of attempts in doubt are waited for."""
 VERIFY_MAX = 3
 """So often a job file may be touched while one batch of its lines is read."""
 SAMPLE_SECONDS = 1.0
@@ -183,7 +181,7 @@ class Engine:
     async def recover(self) -> None:
         """Takes up where the last process stopped; before anything else."""
         self._known.update({file.file_id: file for file in await self.ledger.files()})
-        wait = min(RECOVERY_DOUBT_SECONDS, self.settings.doubt_cap_seconds)
+        wait = min(UNKNOWN_DOUBT_SECONDS, self.settings.doubt_cap_seconds)
         doubtful = await self.ledger.recover(self.clock.now() + wait)
         if doubtful:
             log.info("attempts in doubt after the last stop", jobs=doubtful, looked_for_after_seconds=wait)

@@ -44,6 +44,7 @@ class Pace:
     """How long results of a lane take, from its latest completions."""
 
     def __init__(self, keep: int = 256) -> None:
+        self._keep = keep
         self._latest: deque[float] = deque(maxlen=keep)
 
     def add(self, seconds: float) -> None:
@@ -51,19 +52,16 @@ class Pace:
         self._latest.append(seconds)
 
     @property
-    def median_seconds(self) -> float:
-        """Half of the latest results took no longer; a guess while there are none."""
-        return self._quantile(5)
+    def is_young(self) -> bool:
+        """Whether it knows too few results: the first of a lane are its fastest."""
+        return len(self._latest) < self._keep
 
     @property
     def most_seconds(self) -> float:
-        """Nine in ten of the latest results took no longer."""
-        return self._quantile(9)
-
-    def _quantile(self, tenths: int) -> float:
+        """Nine in ten of the latest results took no longer; a guess while there are none."""
         if len(self._latest) < 2:
             return self._latest[0] if self._latest else _FIRST_GUESS_SECONDS
-        return float(quantiles(self._latest, n=10, method="inclusive")[tenths - 1])
+        return float(quantiles(self._latest, n=10, method="inclusive")[-1])
 
 
 class Progress(Struct, frozen=True, kw_only=True):

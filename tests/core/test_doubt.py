@@ -31,6 +31,20 @@ async def test_a_job_whose_202_was_lost_is_not_sent_again_if_its_output_is_there
     assert world.total(State.SUCCEEDED) == len(world.service.sends) == 50
 
 
+@pytest.mark.parametrize("most", [0.2, 2.0, 4.5])
+async def test_results_that_take_one_longer_than_the_other_are_waited_for(most: float) -> None:
+    world = World()
+    world.weather.runs = lambda _: Run(world.random.uniform(0.0, most))
+    world.weather.cut = lambda _: world.random.random() < 0.2
+    await world.add("jobs.jsonl", [Line()] * 500)
+    async with world.process() as process:
+        await process.finished()
+    assert await findings(world) == []
+    lost = world.ledger.lost.total()
+    assert lost > 50
+    assert len(world.service.sends) - 500 <= lost / 20
+
+
 async def test_a_job_that_was_lost_and_not_taken_is_sent_again_under_the_same_keys() -> None:
     world = World()
     file = await world.add("jobs.jsonl", [Line()] * 30)
