@@ -364,7 +364,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="A file in the inbox is taken when its size and time stood still for so long.",
             extra=_about(
                 "seconds",
-                "a copy that stalls writes again within it as a rule; files that are renamed in are whole anyway",
+                "a copy that stalls writes again within it as a rule; with 0, only files that are renamed in may come",
             ),
         ),
     ] = 2.0

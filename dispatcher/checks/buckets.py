@@ -23,7 +23,7 @@ async def staging(probes: Probes, settings: Settings, here: Stager | None) -> Fi
     staged = await here.stage(key, b"{}", "application/json")
     if isinstance(staged, Fault):
         return [
-            failed("staging", f"cannot put an object under {settings.staging}: {_shown(staged)}", _put_advice(staged))
+            failed("staging", f"cannot put an object under {settings.staging}: {_shown(staged)}", put_advice(staged))
         ]
     found = [ok("staging", f"objects can be put under {settings.staging}")]
     discarded = await here.discard(key)
@@ -82,7 +82,10 @@ def _shown(fault: Fault) -> str:
     return f"{fault.code}: {fault.message}"
 
 
-def _put_advice(fault: Fault) -> str:
+def put_advice(fault: Fault) -> str:
+    """What to do where an object cannot be put."""
+    if fault.reason is FailureReason.CREDENTIALS:
+        return "check the credentials"
     if fault.reason is FailureReason.ACCESS_DENIED:
         return "allow s3:PutObject there (with tags s3:PutObjectTagging too), and the bucket's key; check bucket_owner"
     return "check the bucket's name and region"

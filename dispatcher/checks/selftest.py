@@ -18,6 +18,7 @@ from msgspec import Struct
 from dispatcher.aws.locations import Location, parse_location
 from dispatcher.aws.probes import Probes
 from dispatcher.checks import lessons
+from dispatcher.checks.buckets import put_advice
 from dispatcher.checks.endpoints import Described
 from dispatcher.checks.findings import Finding, Findings, failed, ok, warning
 from dispatcher.checks.lessons import Lesson
@@ -117,7 +118,8 @@ class _Tester:
         job, began = self._next_id(), _now()
         location = await here.stage(input_key(job), self._test.payload, self._settings.content_type)
         if isinstance(location, Fault):
-            self._find(self._refused("by S3, PutObject", location))
+            text = f"by S3, PutObject: {location.code}: {location.message}"
+            self._find(failed(self._check, text, put_advice(location)))
             return
         put = _now() - began
         try:
@@ -169,6 +171,8 @@ class _Tester:
         text = f"{way}: {fault.code}: {fault.message}"
         if fault.reason is FailureReason.INLINE_REFUSED and self._settings.staging is not None:
             return warning(self._check, text, "nothing: where inline is refused, jobs travel by S3")
+        if fault.reason is FailureReason.CREDENTIALS:
+            return failed(self._check, text, "check the credentials")
         if fault.reason is FailureReason.ACCESS_DENIED:
             return failed(self._check, text, "allow sagemaker:InvokeEndpointAsync on this endpoint, and its bucket")
         return failed(self._check, text, "check the endpoint, its region, and the payload")

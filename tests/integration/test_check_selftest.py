@@ -100,6 +100,19 @@ def test_nothing_of_it_stays(good: Report, tmp_path: Path) -> None:
         assert stored(own, "sandbox-in") == stored(own, "sandbox-out") == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "advice"), [("access_denied", "allow s3:PutObject there"), ("expired_token", "check the credentials")]
+)
+def test_of_a_put_that_is_refused_the_advice_is_about_the_bucket_or_the_keys(
+    kind: str, advice: str, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    with a_sandbox(tmp_path, faults=[{"operation": "put", "kind": kind}]) as own:
+        report = report_of(tmp_path, own, "--endpoint", ENDPOINT, "--staging", STAGING)
+    said = [one["advice"] for one in report["checks"] if one["verdict"] == "failed"]
+    assert len(said) == 2
+    assert all(one.startswith(advice) for one in said)
+
+
 @pytest.fixture(scope="module")
 def bad(folder: Path, sandbox: Sandbox) -> Report:
     (folder / "payload.json").write_text('{"question": "any"}')
