@@ -160,9 +160,11 @@ class App:
         if why is not None:
             return s3.refusal(why, target, request)
         error = refused(fault, target.operation) if fault is not None else None
-        if error is not None:
+        by_key = target.operation is Operation.DELETE and not target.key
+        denied = by_key and fault is not None and fault.kind is FaultKind.ACCESS_DENIED
+        if error is not None and not denied:
             return s3.refusal(Refusal(error.code, error.status, error.message), target, request, error.retry_after_ms)
-        return self._s3.answer(s3.Call(target, request, body, exchange.trailers))
+        return self._s3.answer(s3.Call(target, request, body, exchange.trailers, denied))
 
     def _describe(self, exchange: Exchange, body: Blob) -> Reply:
         request, target, fault = exchange.request, exchange.target, exchange.fault

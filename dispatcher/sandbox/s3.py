@@ -23,6 +23,7 @@ from dispatcher.sandbox.settings import Operation, Settings
 from dispatcher.sandbox.signing import Refusal
 
 PAGE_MAX_KEYS = 1_000
+DELETE_MAX_KEYS = 1_000
 KEY_MAX_BYTES = 1_024
 
 _KEPT = (
@@ -48,6 +49,8 @@ _BAD_RANGE = Refusal("InvalidRange", 416, "The requested range is not satisfiabl
 _BAD_TOKEN = Refusal("InvalidArgument", 400, "The continuation token provided is incorrect")
 _BAD_COUNT = Refusal("InvalidArgument", 400, "Provided max-keys not an integer or within integer range")
 _KEY_TOO_LONG = Refusal("KeyTooLongError", 400, "Your key is too long")
+_NO_DIGEST = Refusal("InvalidRequest", 400, "Missing required header for this request: Content-MD5")
+_MALFORMED = Refusal("MalformedXML", 400, "The XML you provided was not well-formed or did not validate.")
 _NOT_EMPTY = Refusal("BucketNotEmpty", 409, "The bucket you tried to delete is not empty")
 _NOT_HERE = Refusal("NotImplemented", 501, "The sandbox does not know this operation.")
 
@@ -59,6 +62,8 @@ class Call(Struct, frozen=True):
     request: Request
     body: Blob
     trailers: Mapping[bytes, bytes]
+    denied: bool = False
+    """Only of a DeleteObjects: S3 asks for the permission key by key, so that the answer is a good one that names each."""
 
 
 class S3:
@@ -138,14 +143,23 @@ class S3:
         return s3_xml.listing(call.target.bucket, found, echoed, next_token, asked.get("encoding-type") == "url")
 
     def _delete(self, call: Call) -> Reply | Refusal:
-        bucket = self._store.buckets[call.target.bucket]
-        if call.target.key:
-            bucket.delete(call.target.key)
-            return Reply(204, (("x-amz-request-id", new_id()),))
-        keys = s3_xml.keys_to_delete(call.body.read(0, call.body.size))
-        for key in keys:
-            bucket.delete(key)
-        return s3_xml.deleted(keys)
+        if not call.target.key:
+            return self._delete_all(call)
+        self._store.buckets[call.target.bucket].delete(call.target.key)
+        return Reply(204, (("x-amz-request-id", new_id()),))
+
+    def _delete_all(self, call: Call) -> Reply | Refusal:
+        wanted = s3_xml.deletion(call.body.read(0, call.body.size))
+        refused = (None if _is_summed(call) else _NO_DIGEST) or _checked(call)
+        if refused is None and not 1 <= len(wanted.keys) <= DELETE_MAX_KEYS:
+            refused = _MALFORMED
+        if refused is not None:
+            return refused
+        if call.denied:
+            return s3_xml.deleted(wanted, _DENIED)
+        for key in wanted.keys:
+            self._store.buckets[call.target.bucket].delete(key)
+        return s3_xml.deleted(wanted)
 
     def _bucket(self, call: Call) -> Reply | Refusal:
         name, buckets = call.target.bucket, self._store.buckets
@@ -193,6 +207,10 @@ def _checked(call: Call) -> Refusal | None:
     return next(
         (_BAD_DIGEST for name, value in _checksums(call) if _computed(name, call.body) not in {None, value}), None
     )
+
+
+def _is_summed(call: Call) -> bool:
+    return call.request.header(b"content-md5") is not None or bool(_checksums(call))
 
 
 def _checksums(call: Call) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ from functools import lru_cache
 from html import escape, unescape
 from urllib.parse import quote
 
+from msgspec import Struct
+
 from dispatcher.sandbox.messages import Reply, new_id
 from dispatcher.sandbox.objects import Page, StoredObject
 from dispatcher.sandbox.signing import Refusal
@@ -14,6 +16,14 @@ from dispatcher.sandbox.signing import Refusal
 _PROLOGUE = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
+_QUIET = re.compile(r"<Quiet>\s*true\s*</Quiet>", re.IGNORECASE)
+
+
+class Deletion(Struct, frozen=True):
+    """The keys that a DeleteObjects request names. `quiet`: only those that were not deleted are to be told."""
+
+    keys: list[str]
+    quiet: bool
 
 
 def error(refusal: Refusal, resource: str, *, bodyless: bool = False, extra: tuple[tuple[str, str], ...] = ()) -> Reply:
@@ -57,15 +67,21 @@ def location(region: str) -> Reply:
     return xml(f"<LocationConstraint {_NAMESPACE}>{'' if region == 'us-east-1' else region}</LocationConstraint>")
 
 
-def deleted(keys: Iterable[str]) -> Reply:
-    """DeleteObjects."""
-    listed = "".join(f"<Deleted><Key>{escape(key, quote=False)}</Key></Deleted>" for key in keys)
+def deleted(wanted: Deletion, refusal: Refusal | None = None) -> Reply:
+    """DeleteObjects: each key that was deleted, unless that is not asked for, or each with why it was not."""
+    keys = [f"<Key>{escape(key, quote=False)}</Key>" for key in wanted.keys]
+    if refusal is not None:
+        why = f"<Code>{refusal.code}</Code><Message>{escape(refusal.message, quote=False)}</Message>"
+        listed = "".join([f"<Error>{key}{why}</Error>" for key in keys])
+    else:
+        listed = "" if wanted.quiet else "".join([f"<Deleted>{key}</Deleted>" for key in keys])
     return xml(f"<DeleteResult {_NAMESPACE}>{listed}</DeleteResult>")
 
 
-def keys_to_delete(body: bytes) -> list[str]:
-    """The keys that a DeleteObjects request names."""
-    return [unescape(key) for key in _KEY.findall(body.decode("utf-8", "replace"))]
+def deletion(body: bytes) -> Deletion:
+    """What a DeleteObjects request asks for."""
+    text = body.decode("utf-8", "replace")
+    return Deletion([unescape(key) for key in _KEY.findall(text)], _QUIET.search(text) is not None)
 
 
 def xml(text: str) -> Reply:

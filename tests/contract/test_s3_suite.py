@@ -132,6 +132,20 @@ def test_several_keys_are_deleted_at_once(s3: Any, bucket: str) -> None:
     assert keys(s3.list_objects_v2(Bucket=bucket)) == ["b"]
 
 
+def test_a_key_that_is_not_there_is_no_error_where_several_are_deleted(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "a", "b")
+    wanted = {"Objects": [{"Key": "a"}, {"Key": "none"}], "Quiet": True}
+    assert "Errors" not in s3.delete_objects(Bucket=bucket, Delete=wanted)
+    assert keys(s3.list_objects_v2(Bucket=bucket)) == ["b"]
+
+
+def test_a_thousand_keys_are_deleted_at_once(s3: Any, bucket: str) -> None:
+    put(s3, bucket, "k0", "k999")
+    gone = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": f"k{number}"} for number in range(1_000)]})
+    assert "Errors" not in gone
+    assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
 def test_a_listing_is_in_order_and_keeps_to_its_prefix(s3: Any, bucket: str) -> None:
     put(s3, bucket, "run/2", "run/10", "run/1", "ruin", "zoo", "a/b")
     assert keys(s3.list_objects_v2(Bucket=bucket, Prefix="run/")) == ["run/1", "run/10", "run/2"]

@@ -43,6 +43,9 @@ def s3(sandbox: Sandbox) -> Iterator[Any]:
         yield made
 
 
+DELETION = b"<Delete><Object><Key>none</Key></Object></Delete>"
+
+
 class Chunked:
     """A body in aws-chunked form, with the trailer that S3 clients send over TLS."""
 
@@ -176,6 +179,58 @@ def test_the_bucket_owner_is_checked_and_what_was_set_comes_back(s3: Any) -> Non
     assert head["TagCount"] == 2
     with pytest.raises(ClientError, match="AccessDenied"):
         s3.put_object(Bucket="sandbox-in", Key="kms", Body=b"x", ExpectedBucketOwner="111111111111")
+
+
+@pytest.mark.parametrize("number", [0, 1_001])
+def test_no_key_and_more_than_a_thousand_are_not_deleted_at_once(s3: Any, number: int) -> None:
+    with pytest.raises(ClientError, match="MalformedXML"):
+        s3.delete_objects(Bucket="sandbox-in", Delete={"Objects": [{"Key": "k"}] * number})
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 400),
+        ({"Content-MD5": base64.b64encode(hashlib.md5(DELETION, usedforsecurity=False).digest()).decode()}, 200),
+        ({"x-amz-checksum-crc32": base64.b64encode(binascii.crc32(DELETION).to_bytes(4)).decode()}, 200),
+        ({"x-amz-checksum-crc32": "AAAAAA=="}, 400),
+    ],
+    ids=["no digest", "MD5", "CRC-32", "wrong"],
+)
+def test_several_keys_are_deleted_at_once_only_with_a_digest_of_them(
+    sandbox: Sandbox, headers: dict[str, str], status: int
+) -> None:
+    request = AWSRequest("POST", f"{sandbox.url}/sandbox-in?delete", headers=headers, data=DELETION)
+    S3SigV4Auth(Credentials(KEY_ID, SECRET), "s3", "us-east-1").add_auth(request)
+    address = urlsplit(sandbox.url)
+    with closing(http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)) as connection:
+        connection.request("POST", "/sandbox-in?delete", DELETION, dict(request.headers))
+        assert connection.getresponse().status == status
+
+
+def test_keys_that_are_deleted_quietly_are_not_told(s3: Any) -> None:
+    keys = {"Objects": [{"Key": "none"}]}
+    assert s3.delete_objects(Bucket="sandbox-in", Delete=keys)["Deleted"] == [{"Key": "none"}]
+    assert "Deleted" not in s3.delete_objects(Bucket="sandbox-in", Delete={**keys, "Quiet": True})
+
+
+def test_a_denied_deletion_of_several_keys_is_an_answer_that_names_each(sandbox: Sandbox, s3: Any) -> None:
+    s3.put_object(Bucket="sandbox-in", Key="denied", Body=b"x")
+    before = sandbox.counts()["requests"].get("delete", {})
+    sandbox.patch(faults=[{"operation": "delete", "kind": "access_denied"}])
+    answer = s3.delete_objects(
+        Bucket="sandbox-in", Delete={"Objects": [{"Key": "denied"}, {"Key": "none"}], "Quiet": True}
+    )
+    with pytest.raises(ClientError, match="AccessDenied"):
+        s3.delete_object(Bucket="sandbox-in", Key="denied")
+    sandbox.patch(faults=[])
+    assert [(error["Key"], error["Code"]) for error in answer["Errors"]] == [
+        ("denied", "AccessDenied"),
+        ("none", "AccessDenied"),
+    ]
+    assert s3.head_object(Bucket="sandbox-in", Key="denied")["ContentLength"] == 1
+    after = sandbox.counts()["requests"]["delete"]
+    assert sum(after.values()) - sum(before.values()) == 2
 
 
 def test_a_bucket_that_holds_something_stays(s3: Any) -> None:
