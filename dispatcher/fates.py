@@ -56,7 +56,7 @@ UNKNOWN_DOUBT_SECONDS = 5.0
 and after a crash."""
 
 DISCARD_PAUSES_SECONDS = (0.1, 0.5, 2.0)
-"""Between the tries to delete a staged input."""
+"""Between the tries to delete staged inputs."""
 
 DISCARD_SECONDS = 60.0
 """How long the staged inputs of a page of jobs that ended unsent may take to delete, while their file's results wait."""
@@ -267,17 +267,18 @@ class Fates:
         return any(tally[state] for tally in tallies for state in UNSENT_ENDS)
 
     async def _discard(self, file: FileId, keys: list[JobKey]) -> None:
-        stager, run = self._stager, self._files[file].run_id
-        if stager is None:
+        if self._stager is None or not keys:
             return
-
-        async def discard(key: JobKey) -> None:
-            fault = await _discarded(stager, input_key(inference_id(run, key.line)))
-            if fault is not None:
-                endpoint = self._ledger.queue(key.queue).endpoint
-                log.warning("staged input not deleted", endpoint=endpoint, code=fault.code, message=fault.message)
-
-        await side_by_side(discard, keys)
+        run = self._files[file].run_id
+        inputs = {input_key(inference_id(run, key.line)): key for key in keys}
+        left = await _discarded(self._stager, list(inputs))
+        reasons: dict[tuple[EndpointName, str], list[Fault]] = {}
+        for name, fault in left.items():
+            endpoint = self._ledger.queue(inputs[name].queue).endpoint
+            reasons.setdefault((endpoint, fault.code), []).append(fault)
+        for (endpoint, code), faults in reasons.items():
+            message = faults[0].message
+            log.warning("staged inputs not deleted", endpoint=endpoint, number=len(faults), code=code, message=message)
 
     def _measure(self, queue: Queue, settled: Iterable[tuple[OpenJob, Settled]]) -> None:
         pace = self._paces[queue.endpoint]
@@ -394,15 +395,15 @@ def _may_be_staged(row: JobRow) -> bool:
     return row.state in (State.CANCELLED, State.EXPIRED) or (row.state is State.DEAD and gone)
 
 
-async def _discarded(stager: Stager, key: str) -> Fault | None:
-    """Deletes a staged input; a few tries, because nobody comes back for it."""
-    fault = await stager.discard(key)
+async def _discarded(stager: Stager, keys: list[str]) -> dict[str, Fault]:
+    """Deletes staged inputs; a few tries of what is left, because nobody comes back for it. Returns what is left then."""
+    left = await stager.discard(keys)
     for pause in DISCARD_PAUSES_SECONDS:
-        if fault is None:
+        if not left:
             break
         await anyio.sleep(pause)
-        fault = await stager.discard(key)
-    return fault
+        left = await stager.discard(list(left))
+    return left
 
 
 def excerpt(content: bytes) -> str:

@@ -252,8 +252,11 @@ class Stager(Protocol):
         gone or shorter than it says is REFUSED with PAYLOAD_GONE.
         """
 
-    async def discard(self, key: str) -> Fault | None:
-        """Deletes a staged input; one that is not there counts as deleted."""
+    async def discard(self, keys: Sequence[str]) -> dict[str, Fault]:
+        """Deletes staged inputs; one that is not there counts as deleted. Returns the keys that were not, each with its fault.
+
+        One request for each 1,000 keys where S3 takes several in one, none for no keys; each within a deadline of its own.
+        """
 
 
 class Found(Struct, frozen=True):

@@ -206,7 +206,7 @@ class Judge:
     async def _discard(self, job: Job) -> None:
         """Deletes the staged input before the end is recorded, so that a crash between leaves no orphan."""
         if job.claim.transport is Transport.S3 and self._discard_staged and self._paths.stager is not None:
-            await self._paths.stager.discard(input_key(job.inference_id))
+            await self._paths.stager.discard([input_key(job.inference_id)])
 
 
 def _as_not_submitted(fault: Fault) -> Fault:

@@ -50,7 +50,8 @@ class Operation(StrEnum):
     GET = "GetObject"
     HEAD = "HeadObject"
     LIST = "ListObjectsV2"
-    DELETE = "DeleteObject"
+    DELETE = "DeleteObjects"
+    DELETE_ONE = "DeleteObject"
 
 
 class Outcome(StrEnum):

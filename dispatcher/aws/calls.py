@@ -20,7 +20,9 @@ from msgspec.structs import replace
 from dispatcher.aws.faults import fault_of
 from dispatcher.interfaces import Fault, FaultKind
 
-Operation = Literal["InvokeEndpointAsync", "PutObject", "DeleteObject", "ListObjectsV2", "HeadObject", "GetObject"]
+Operation = Literal[
+    "InvokeEndpointAsync", "PutObject", "DeleteObjects", "DeleteObject", "ListObjectsV2", "HeadObject", "GetObject"
+]
 
 T = TypeVar("T")
 

@@ -119,6 +119,19 @@ def fault_of(error: Exception, operation: str) -> Fault:
     return Fault(kind=kind, reason=reason, code=type(inner).__name__, message=_local_message(inner))
 
 
+def fault_of_part(said: Mapping[str, Any], operation: str) -> Fault:
+    """What the `Code` and `Message` mean that a good answer gives to a part of its request; such a part has no status."""
+    return _of_answer(sdk.ClientError({"Error": dict(said)}, operation), operation)
+
+
+def not_offered(error: sdk.ClientError, operation: str) -> bool:
+    """Whether an S3 that has no such operation answers so: 501, 405, or a 400 that no rule knows to be about something else."""
+    if error.operation_name != operation:
+        return False  # a credential provider's
+    refused = status_of(error) == 400 and fault_of(error, operation).kind is FaultKind.REFUSED
+    return refused or status_of(error) in {405, 501}
+
+
 def protocol_fault(code: str, message: str) -> Fault:
     """An answer that cannot be trusted: the request may have been taken."""
     return Fault(kind=FaultKind.UNKNOWN, reason=FailureReason.PROTOCOL, code=code, message=clean(message))

@@ -30,6 +30,7 @@ CONNECTIONS = 16
 ACTIONS = {
     "InvokeEndpointAsync": "sagemaker:InvokeEndpointAsync",
     "PutObject": "s3:PutObject",
+    "DeleteObjects": "s3:DeleteObject",
     "DeleteObject": "s3:DeleteObject",
     "GetObject": "s3:GetObject",
     "HeadObject": "s3:GetObject",

@@ -26,9 +26,9 @@ async def staging(probes: Probes, settings: Settings, here: Stager | None) -> Fi
             failed("staging", f"cannot put an object under {settings.staging}: {_shown(staged)}", put_advice(staged))
         ]
     found = [ok("staging", f"objects can be put under {settings.staging}")]
-    discarded = await here.discard(key)
-    if discarded is not None:
-        text = f"cannot delete {staged}: {_shown(discarded)}"
+    left = (await here.discard([key])).get(key)
+    if left is not None:
+        text = f"cannot delete {staged}: {_shown(left)}"
         advice = 'allow s3:DeleteObject there, or set staged_inputs = "lifecycle" with a rule in the bucket'
         verdict = failed if settings.staged_inputs == "delete" else warning
         found.append(verdict("staging", text, advice))

@@ -8,7 +8,7 @@ used to their end while their provider is down (see `credentials`).
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from io import BytesIO
@@ -193,9 +193,9 @@ class LeanStager:
                 return outcome
         return await self._sdk.stage(key, payload, content_type)
 
-    async def discard(self, key: str) -> Fault | None:
+    async def discard(self, keys: Sequence[str]) -> dict[str, Fault]:
         """See Stager."""
-        return await self._sdk.discard(key)
+        return await self._sdk.discard(keys)
 
     async def _stage(self, key: str, payload: bytes | FileSlice, content_type: str | None) -> str | Fault:
         at, deadline = self._sdk.at(key), self._wire.deadline

@@ -253,8 +253,34 @@ async def test_a_bucket_that_is_not_there_is_trouble_of_the_lane(opened: Clients
 
 
 async def test_what_is_discarded_is_gone_and_may_be_gone_already(s3: Any, stager: Stager) -> None:
-    await stager.stage("k", b"x", None)
-    assert await stager.discard("k") is None
-    assert await stager.discard("k") is None
-    listed = await s3.list_objects_v2(Bucket=BUCKET, Prefix="staged/k")
+    for key in ("gone/k", "gone/ab/a&b <c> %20+", "gone/kept"):
+        await stager.stage(key, b"x", None)
+    for _ in range(2):
+        assert await stager.discard(["gone/k", "gone/ab/a&b <c> %20+"]) == {}
+    listed = await s3.list_objects_v2(Bucket=BUCKET, Prefix="staged/gone/")
+    assert listed["KeyCount"] == 1
+    assert await stored(s3, f"s3://{BUCKET}/staged/gone/kept") == b"x"
+
+
+async def test_more_keys_than_one_request_takes_are_discarded_by_several(
+    s3: Any, stager: Stager, observed: list[tuple[str, str]]
+) -> None:
+    await stager.stage("last", b"x", None)
+    observed.clear()
+    assert await stager.discard([*(f"none{number}" for number in range(2_000)), "last"]) == {}
+    assert observed == [("DeleteObjects", "ok")] * 3
+    listed = await s3.list_objects_v2(Bucket=BUCKET, Prefix="staged/last")
     assert listed["KeyCount"] == 0
+
+
+async def test_nothing_to_discard_takes_no_request(stager: Stager, observed: list[tuple[str, str]]) -> None:
+    assert await stager.discard([]) == {}
+    assert observed == []
+
+
+async def test_what_could_not_be_discarded_is_told_for_each_key(opened: Clients, client: Kind) -> None:
+    async with staging(client, opened, "s3://no-such-bucket-here") as stager:
+        left = await stager.discard(["a", "b"])
+    assert {key: (fault.kind, fault.reason) for key, fault in left.items()} == dict.fromkeys(
+        ("a", "b"), (FaultKind.TROUBLE, FailureReason.BUCKET)
+    )

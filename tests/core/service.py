@@ -6,7 +6,7 @@ while the dispatcher under test is dead. A test changes the `Weather` at any tim
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import floor
 
@@ -58,7 +58,8 @@ class Weather(Struct):
     """What the service does; None and False mean that all is well.
 
     `invoke` refuses a request, `cut` loses the 202 of one that was taken, `runs` is the model's side. `s3` is asked with
-    LIST, HEAD, GET, PUT or DELETE and the place. `flat` ignores the output extension asked for, `own_names` the name too.
+    LIST, HEAD, GET, PUT or DELETE and the place, for each place of a DELETE. `flat` ignores the output extension asked for,
+    `own_names` the name too.
     """
 
     invoke: Callable[[Invocation], Fault | None] = lambda _: None
@@ -159,12 +160,16 @@ class Service:
         self.staged[STAGING + key] = self._clock.now()
         return STAGING + key
 
-    async def discard(self, key: str) -> Fault | None:
-        failed = await self._s3("DELETE", STAGING + key)
-        if failed is None and self.staged.pop(STAGING + key, None) is not None:
-            self.discards.append(key)
-            await self.before_discard(key)
-        return failed
+    async def discard(self, keys: Sequence[str]) -> dict[str, Fault]:
+        if not keys:
+            return {}
+        await self._request("DELETE")
+        asked = {key: self.weather.s3("DELETE", STAGING + key) for key in keys}
+        for key, failed in asked.items():
+            if failed is None and self.staged.pop(STAGING + key, None) is not None:
+                self.discards.append(key)
+                await self.before_discard(key)
+        return {key: failed for key, failed in asked.items() if failed is not None}
 
     # --- Completions ---
 
@@ -190,9 +195,12 @@ class Service:
         return self._folders[folder][name].content[:max_bytes] if self._visible(location) else None
 
     async def _s3(self, operation: str, place: str) -> Fault | None:
+        await self._request(operation)
+        return self.weather.s3(operation, place)
+
+    async def _request(self, operation: str) -> None:
         self.calls[operation] += 1
         await anyio.sleep(self.weather.s3_seconds())
-        return self.weather.s3(operation, place)
 
     # --- objects ---
 

@@ -6,7 +6,7 @@ import pytest
 from dispatcher.identity import inference_id, input_key
 from dispatcher.model import Error, JobFile, Lost, Released, Reopened, State
 from tests.core.checks import findings
-from tests.core.service import CUT, NO_CONNECTION, THROTTLED, Run, Weather
+from tests.core.service import BUSY, CUT, NO_CONNECTION, THROTTLED, Run, Weather
 from tests.core.world import Line, Plan, World
 
 pytestmark = pytest.mark.looptime(noop_cycles=1)
@@ -69,17 +69,20 @@ async def test_what_was_staged_of_jobs_that_end_while_they_wait_to_be_sent_again
     async with world.process() as process:
         await process.look_last()
     assert world.total(state) == 4 * STAGED
-    assert (world.service.staged, world.service.calls["DELETE"]) == ({}, STAGED)
+    assert (world.service.staged, len(world.service.discards), world.service.calls["DELETE"]) == ({}, STAGED, 1)
 
 
 async def test_a_crash_while_these_are_deleted_leaves_none_behind() -> None:
     world, file = await staged_and_throttled()
     await world.cancel(file)
-    world.weather.s3_seconds = lambda: world.random.choice([0.01, 5.0])
+    seconds, busy = iter([0.01]), set(list(world.service.staged)[::2])
+    world.weather.s3_seconds = lambda: next(seconds, 5.0)
+    world.weather.s3 = lambda _, place: BUSY if place in busy else None
     async with world.process() as process:
         with anyio.move_on_after(1.0):
             await process.look_last()
-    assert 0 < len(world.service.staged) < STAGED
+    assert world.service.staged.keys() == busy
+    busy.clear()
     async with world.process() as process:
         await process.look_last()
     assert await findings(world) == []
@@ -88,7 +91,7 @@ async def test_a_crash_while_these_are_deleted_leaves_none_behind() -> None:
 async def test_an_s3_that_does_not_answer_holds_the_results_of_a_cancelled_file_up_for_a_minute() -> None:
     world, file = await staged_and_throttled()
     await world.cancel(file)
-    world.weather.s3, world.weather.s3_seconds = lambda _operation, _place: NO_CONNECTION, lambda: 10.0
+    world.weather.s3, world.weather.s3_seconds = lambda _operation, _place: NO_CONNECTION, lambda: 20.0
     before = world.clock.now()
     async with world.process() as process:
         await process.look_last()

@@ -1,14 +1,17 @@
 """What becomes of submitted jobs: success beats failure, failure beats the deadline, and no answer settles nothing."""
 
+from collections import Counter
+
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher.fates import EXCERPT_BYTES, excerpt
 from dispatcher.identity import inference_id
 from dispatcher.interfaces import Fault, Invocation
 from dispatcher.model import State
 from tests.core.checks import findings
-from tests.core.service import BUSY, DENIED, EPOCH, SLOW_DOWN, Run, Weather
+from tests.core.service import BUSY, DENIED, EPOCH, SLOW_DOWN, STAGING, Run, Weather
 from tests.core.world import Line, Plan, World
 
 pytestmark = pytest.mark.looptime(noop_cycles=1)
@@ -188,6 +191,49 @@ async def test_an_input_that_cannot_be_deleted_holds_nothing_up() -> None:
     async with world.process() as process:
         await process.finished()
     assert len(world.service.staged) == world.total(State.SUCCEEDED) == 10
+
+
+async def test_what_a_look_settles_is_deleted_by_one_request() -> None:
+    world = World(weather=Weather(runs=lambda _: Run(600.0)))
+    await world.add("jobs.jsonl", [Line(size_bytes=200_000)] * 60)
+    async with world.process() as process:
+        await process.finished(within=3_600.0)
+    assert (world.service.staged, len(world.service.discards)) == ({}, 60)
+    assert 1 <= world.service.calls["DELETE"] <= 4
+
+
+async def test_only_what_was_not_deleted_is_tried_again() -> None:
+    world, asked = World(), Counter[str]()
+
+    def twice(operation: str, place: str) -> Fault | None:
+        asked[place] += operation == "DELETE"
+        return SLOW_DOWN if operation == "DELETE" and ord(place[-1]) % 2 and asked[place] <= 2 else None
+
+    world.weather.s3 = twice
+    await world.add("jobs.jsonl", [Line(size_bytes=200_000)] * 60)
+    async with world.process() as process:
+        await process.finished()
+    assert world.service.staged == {}
+    assert Counter(asked[STAGING + key] for key in world.service.discards).keys() == {1, 3}
+    assert await findings(world) == []
+
+
+async def test_what_was_not_deleted_is_told_once_for_each_reason_with_its_number() -> None:
+    world = World(weather=Weather(runs=lambda _: Run(600.0)))
+    faults: dict[str, Fault] = {}
+
+    def denied(operation: str, place: str) -> Fault | None:
+        return faults.setdefault(place, (DENIED, BUSY)[len(faults) % 2]) if operation == "DELETE" else None
+
+    world.weather.s3 = denied
+    await world.add("jobs.jsonl", [Line(size_bytes=200_000)] * 60)
+    with capture_logs() as logs:
+        async with world.process() as process:
+            await process.finished(within=3_600.0)
+    told = [line for line in logs if line["event"] == "staged inputs not deleted"]
+    assert sum(line["number"] for line in told if line["code"] == DENIED.code) == 30
+    assert sum(line["number"] for line in told if line["code"] == BUSY.code) == 30
+    assert len(told) <= 8
 
 
 async def test_a_shard_that_fills_during_a_look_is_not_looked_at_twice_at_once() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from dispatcher.aws.clients import Clients, ClientSettings, clients
 from dispatcher.aws.deadlines import Deadline
@@ -32,6 +34,7 @@ from tests.scripted import (
     never_continues,
     resets_after_reading,
     resets_at_once,
+    response,
     scripted_server,
 )
 from tests.transports import invoking, on_both_kinds, staging
@@ -317,6 +320,122 @@ async def test_a_file_cut_while_it_is_sent_is_gone(
         fault = await stager.stage("k", FileSlice(str(path), 0, 64 << 20), None)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.reason) == (R, FailureReason.PAYLOAD_GONE)
+
+
+def deletion_answer(*errors: tuple[str, str]) -> bytes:
+    listed = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code><Message>no</Message></Error>" for key, code in errors)
+    return f"<DeleteResult>{listed}</DeleteResult>".encode()
+
+
+@on_both_kinds
+async def test_many_inputs_are_discarded_by_one_request(monkeypatch: pytest.MonkeyPatch, client: Kind) -> None:
+    async with (
+        against(monkeypatch, answers(200, deletion_answer())) as (opened, server),
+        staging(client, opened, "s3://bkt/in", expected_bucket_owner="123456789012") as stager,
+    ):
+        assert await stager.discard(["a", "b&c"]) == {}
+    (heard,) = server.heard
+    assert (heard.method, heard.target) == ("POST", "/bkt?delete")
+    assert re.findall(rb"<Key>(.*?)</Key>", heard.body) == [b"in/a", b"in/b&amp;c"]
+    assert b"<Quiet>true</Quiet>" in heard.body
+    assert heard.headers["x-amz-expected-bucket-owner"] == "123456789012"
+    assert heard.headers["x-amz-checksum-crc32"]
+
+
+@on_both_kinds
+async def test_an_error_of_one_input_is_that_inputs_and_one_that_is_not_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, client: Kind
+) -> None:
+    said = deletion_answer(("in/a", "AccessDenied"), ("in/b", "NoSuchKey"), ("in/c", "SlowDown"))
+    async with (
+        against(monkeypatch, answers(200, said)) as (opened, _),
+        staging(client, opened, "s3://bkt/in") as stager,
+    ):
+        left = await stager.discard(["a", "b", "c", "d"])
+    assert {key: fault.reason for key, fault in left.items()} == {
+        "a": FailureReason.ACCESS_DENIED,
+        "c": FailureReason.THROTTLED,
+    }
+
+
+@on_both_kinds
+async def test_an_error_of_no_input_that_was_named_may_be_any_ones(
+    monkeypatch: pytest.MonkeyPatch, client: Kind
+) -> None:
+    async with (
+        against(monkeypatch, answers(200, deletion_answer(("?", "InternalError")))) as (opened, _),
+        staging(client, opened, "s3://bkt/in") as stager,
+    ):
+        left = await stager.discard(["a", "b"])
+    assert {key: fault.code for key, fault in left.items()} == dict.fromkeys("ab", "InternalError")
+
+
+NOT_OFFERED = {
+    "501": answers(501, b"<Error><Code>NotImplemented</Code></Error>"),
+    "405": answers(405, HTML),
+    "400": answers(400, b"<Error><Code>InvalidArgument</Code></Error>"),
+}
+
+
+@pytest.mark.parametrize("act", NOT_OFFERED.values(), ids=NOT_OFFERED)
+async def test_an_s3_that_cannot_delete_many_at_once_is_asked_for_each_from_then_on(
+    monkeypatch: pytest.MonkeyPatch, act: Act
+) -> None:
+    gone, missing = answers(204), answers(404, b"<Error><Code>NoSuchKey</Code></Error>")
+    denied = answers(403, b"<Error><Code>AccessDenied</Code></Error>")
+    with capture_logs() as logs:
+        async with (
+            against(monkeypatch, act, gone, missing, denied) as (opened, server),
+            staging("sdk", opened, "s3://bkt/in", expected_bucket_owner="123456789012") as stager,
+        ):
+            assert await stager.discard(["a"]) == {}
+            assert await stager.discard(["b"]) == {}
+            left = await stager.discard(["c", "d"])
+    assert {key: fault.reason for key, fault in left.items()} == dict.fromkeys("cd", FailureReason.ACCESS_DENIED)
+    assert [heard.method for heard in server.heard] == ["POST", *["DELETE"] * 4]
+    assert {heard.target.partition("?")[0] for heard in server.heard[1:]} == {f"/bkt/in/{key}" for key in "abcd"}
+    assert {heard.headers["x-amz-expected-bucket-owner"] for heard in server.heard} == {"123456789012"}
+    assert len([line for line in logs if "DeleteObjects" in line["event"]]) == 1
+
+
+async def test_two_who_learn_at_once_that_s3_cannot_delete_many_at_once_say_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answers_when_both_have_asked(stage: Stage) -> bool:
+        await stage.hear()
+        await stage.server.hears(2)
+        stage.writer.write(response(501))
+        return True
+
+    both = answers_when_both_have_asked
+    with capture_logs() as logs:
+        async with (
+            against(monkeypatch, both, both, answers(204)) as (opened, _),
+            staging("sdk", opened, "s3://bkt/in") as stager,
+        ):
+            assert not any(await asyncio.gather(stager.discard(["a"]), stager.discard(["b"])))
+    assert len([line for line in logs if "DeleteObjects" in line["event"]]) == 1
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        answers(400, b"<Error><Code>ExpiredToken</Code></Error>"),
+        answers(503, b"<Error><Code>SlowDown</Code></Error>"),
+        resets_after_reading,
+    ],
+    ids=["expired", "throttled", "reset"],
+)
+async def test_what_goes_wrong_once_does_not_mean_that_s3_cannot_delete_many_at_once(
+    monkeypatch: pytest.MonkeyPatch, act: Act
+) -> None:
+    async with (
+        against(monkeypatch, act, answers(200, deletion_answer())) as (opened, server),
+        staging("sdk", opened, "s3://bkt/in") as stager,
+    ):
+        assert (await stager.discard(["a", "b"])).keys() == {"a", "b"}
+        assert await stager.discard(["a", "b"]) == {}
+    assert [heard.method for heard in server.heard] == ["POST", "POST"]
 
 
 # --- completions -----------------------------------------------------------------------------------------------------

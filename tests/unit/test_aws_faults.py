@@ -10,12 +10,13 @@ from aiohttp.client_reqrep import ConnectionKey
 from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 
-from dispatcher.aws.faults import MESSAGE_MAX_CHARS, fault_of
+from dispatcher.aws.faults import MESSAGE_MAX_CHARS, fault_of, fault_of_part, not_offered
 from dispatcher.interfaces import Fault, FaultKind
 from dispatcher.model import FailureReason
 
 INVOKE = "InvokeEndpointAsync"
 PUT = "PutObject"
+DELETE = "DeleteObjects"
 URL = "http://127.0.0.1:1/x"
 KEY = ConnectionKey("h", 1, False, True, None, None, None)
 GONE = "Endpoint e-1 of account 123456789012 not found."
@@ -217,3 +218,39 @@ def test_a_certificate_that_cannot_be_trusted_is_named_with_what_to_do(error: Ex
 
 def test_a_text_is_a_hint_only_where_it_concerns_the_request() -> None:
     assert fault_of(answer("AccessDeniedException", 403, GONE), INVOKE).reason is FailureReason.ACCESS_DENIED
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "reason"),
+    [
+        ("AccessDenied", X, "access_denied"),
+        ("SlowDown", T, "throttled"),
+        ("InternalError", X, "service_error"),
+        ("KMS.DisabledException", X, "bucket"),
+        ("NeverHeardOf", U, "service_error"),
+    ],
+)
+def test_the_error_of_a_part_means_what_its_code_does(code: str, kind: FaultKind, reason: str) -> None:
+    fault = fault_of_part({"Key": "k", "Code": code, "Message": "no\nway"}, DELETE)
+    assert (fault.kind, fault.reason, fault.code, fault.message) == (kind, reason, code, "no way")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "offered"),
+    [
+        ("NotImplemented", 501, False),
+        ("501", 501, False),
+        ("MethodNotAllowed", 405, False),
+        ("InvalidRequest", 400, False),
+        ("400", 400, False),
+        ("ExpiredToken", 400, True),
+        ("RequestTimeout", 400, True),
+        ("BadDigest", 400, True),
+        ("AccessDenied", 403, True),
+        ("NoSuchBucket", 404, True),
+        ("SlowDown", 503, True),
+    ],
+)
+def test_only_some_answers_say_that_there_is_no_such_operation(code: str, status: int, offered: bool) -> None:
+    assert not_offered(answer(code, status, operation=DELETE), DELETE) is not offered
+    assert not not_offered(answer(code, status, operation="AssumeRole"), DELETE)
