@@ -23,7 +23,7 @@ OPERATIONS = {
     "GetObject": "get",
     "HeadObject": "head",
     "ListObjectsV2": "list",
-    "DeleteObject": "delete",
+    "DeleteObjects": "delete",
 }
 """What the metrics and the sandbox call the same operation."""
 LOST_ON_THE_WAY = ("reset", "midway", "hung_up", "client_gone")
