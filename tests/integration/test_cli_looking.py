@@ -5,8 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from dispatcher.cli.status import FINISHED_SHOWN
+from dispatcher.ledger.sqlite import open_sqlite
 from dispatcher.sandbox.process import Sandbox
+from tests.contract.test_ledger import a_batch, a_file, a_job
 from tests.programs import ENDPOINT, Jobs, a_sandbox, dispatch, numbered, rows, run
 
 
@@ -74,6 +78,51 @@ def test_status_of_an_idle_ledger_tells_files_and_jobs(tmp_path: Path, sandbox: 
     assert status["owner"] is False
     nothing = {"outstanding": 0, "oldest_age_seconds": 0.0, "paused": None, "bounds": None}
     assert status["lanes"] == [{"endpoint": ENDPOINT, **nothing}]
+
+
+async def many_files(path: Path, finished: int) -> list[str]:
+    """A ledger of so many files that came to their end, the first one last, with an unfinished one before and behind them."""
+    names = ["before", *(f"finished-{number:03}" for number in range(finished)), "behind"]
+    ledger = await open_sqlite(path)
+    for number, name in enumerate(names):
+        file = await ledger.add_file(structs.replace(a_file(f"run-{name}"), name=name))
+        await ledger.accept(a_batch(file.file_id, [a_job(1)], final=True))
+        if name.startswith("finished"):
+            await ledger.published(file.file_id, 1_000_000.0 - number)
+    await ledger.aclose()
+    return names
+
+
+async def test_status_shows_as_text_what_is_unfinished_and_of_the_rest_the_latest(tmp_path: Path) -> None:
+    names = await many_files(tmp_path / "ledger.db", FINISHED_SHOWN + 17)
+    status = ("status", "--ledger", "ledger.db")
+    ended = dispatch(tmp_path, None, *status)
+    assert ended.status == 0, ended.said
+    _head, *files, left_out, _lane, _owner = ended.out.splitlines()
+    assert [line.split()[0] for line in files] == [*names[: FINISHED_SHOWN + 1], "behind"]
+    assert left_out == "finished job files left out: 17; `--json` shows them all, `status FILE` one"
+    said = json.loads(dispatch(tmp_path, None, *status, "--json").out)
+    assert [file["name"] for file in said["files"]] == names
+    old = dispatch(tmp_path, None, *status, names[-2]).out
+    assert (names[-2] in old, "left out" in old) == (True, False)
+
+
+async def test_status_leaves_no_finished_file_out_where_there_are_few(tmp_path: Path) -> None:
+    names = await many_files(tmp_path / "ledger.db", FINISHED_SHOWN)
+    ended = dispatch(tmp_path, None, "status", "--ledger", "ledger.db")
+    _head, *files, _lane, _owner = ended.out.splitlines()
+    assert [line.split()[0] for line in files] == names
+
+
+async def test_status_shows_every_file_of_the_name_that_is_asked_for(tmp_path: Path) -> None:
+    ledger = await open_sqlite(tmp_path / "ledger.db")
+    for number in range(FINISHED_SHOWN + 5):
+        file = await ledger.add_file(structs.replace(a_file(f"run-{number}"), name="daily"))
+        await ledger.accept(a_batch(file.file_id, [a_job(1)], final=True))
+        await ledger.published(file.file_id, 1_000_000.0 + number)
+    await ledger.aclose()
+    ended = dispatch(tmp_path, None, "status", "daily", "--ledger", "ledger.db")
+    assert (ended.out.count("daily"), "left out" in ended.out) == (FINISHED_SHOWN + 5, False)
 
 
 def test_status_finds_a_job_by_its_id(tmp_path: Path, sandbox: Sandbox) -> None:
