@@ -185,7 +185,8 @@ def _show(status: Status, *, every_file: bool, clear: bool) -> None:
         table.add_column(name, justify="left" if name in ("job file", "results") else "right")
     for file in files:
         table.add_row(*_cells(file))
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    # A file is named as its owner likes: brackets and colons in it are no orders to the console.
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, emoji=False)
     console.print(table)
     if len(files) < len(status.files):
         console.print(_left_out(len(status.files) - len(files)), highlight=False)
@@ -195,7 +196,7 @@ def _show(status: Status, *, every_file: bool, clear: bool) -> None:
         bounds = f"; {_bounds(lane.bounds)}" if lane.bounds else ""
         console.print(f"{lane.endpoint}: {lane.outstanding} outstanding{oldest}{paused}{bounds}", highlight=False)
     for one in status.unreadable:
-        console.print(f"{one.name} could not be read, see failed/: {one.reason}", highlight=False, markup=False)
+        console.print(f"{one.name} could not be read, see failed/: {one.reason}", highlight=False)
     if status.disk_low is not None:
         console.print(_low(status.disk_low), highlight=False)
     console.print("a process works on this" if status.owner else "no process works on this", highlight=False)

@@ -125,6 +125,14 @@ async def test_status_shows_every_file_of_the_name_that_is_asked_for(tmp_path: P
     assert (ended.out.count("daily"), "left out" in ended.out) == (FINISHED_SHOWN + 5, False)
 
 
+@pytest.mark.parametrize("name", ["a[b].jsonl", "a:warning:.jsonl"])
+def test_status_shows_a_name_as_it_stands(tmp_path: Path, sandbox: Sandbox, name: str) -> None:
+    numbered(1).write(tmp_path / name)
+    assert run(tmp_path, sandbox, name, "--output", "out").status == 0
+    told = dispatch(tmp_path, None, "status", "--output", "out")
+    assert (told.status, told.out.splitlines()[1].split()[0]) == (0, name), told.said
+
+
 def test_status_finds_a_job_by_its_id(tmp_path: Path, sandbox: Sandbox) -> None:
     jobs = numbered(2)
     jobs.job(b"1", b'"id":"one \xc3\xbc"')
