@@ -53,7 +53,7 @@ from dispatcher.retry import RetryPolicy
 from dispatcher.settings import Settings
 from dispatcher.sources.jobfiles import Intaker
 from dispatcher.sources.patience import patient
-from dispatcher.status import LaneBounds, Work
+from dispatcher.status import LaneBounds, PausedParts, Work
 from dispatcher.tracker import Tracker
 from dispatcher.windows import Bucket, Flow, Lately, Recent, Window, outstanding_limit
 
@@ -316,7 +316,14 @@ class Engine:
     def work(self) -> Work:
         """What `status` can say because this process works."""
         paused = {str(endpoint): reasons for endpoint, reasons in self.paused().items()}
-        return Work(self._rate, paused, {str(endpoint): self._bounds(lane) for endpoint, lane in self.lanes.items()})
+        parts = {str(endpoint): self._paused_parts(lane) for endpoint, lane in self.lanes.items()}
+        bounds = {str(endpoint): self._bounds(lane) for endpoint, lane in self.lanes.items()}
+        return Work(self._rate, paused, parts, bounds)
+
+    def _paused_parts(self, lane: Lane) -> PausedParts:
+        blind = self._fates.sight.reason(lane.endpoint)
+        results = [] if blind is None else [blind]
+        return PausedParts(lane=lane.paused_itself, s3_route=lane.paused_by_s3, results=results)
 
     def _bounds(self, lane: Lane) -> LaneBounds:
         return LaneBounds(

@@ -198,6 +198,18 @@ class Lane:
         by_gates = [gate.reason for gate in (self._judge.gate, self._judge.staging_gate) if gate.reason is not None]
         return [*by_gates, FailureReason.OPERATOR] if self._held else by_gates
 
+    @property
+    def paused_by_s3(self) -> list[FailureReason]:
+        """What of that keeps it from sending by S3 alone."""
+        reason = self._judge.staging_gate.reason
+        return [] if reason is None else [reason]
+
+    @property
+    def paused_itself(self) -> list[FailureReason]:
+        """What of that keeps it from sending at all."""
+        by_gate = [] if self._judge.gate.reason is None else [self._judge.gate.reason]
+        return [*by_gate, FailureReason.OPERATOR] if self._held else by_gate
+
     async def run(self) -> None:
         """Works until `stop` and everything claimed has a durable outcome."""
         async with anyio.create_task_group() as tasks:

@@ -53,16 +53,28 @@ class LaneBounds(Struct, frozen=True, kw_only=True):
     max_outstanding: int | None
 
 
+class PausedParts(Struct, frozen=True, kw_only=True):
+    """Why the parts of an endpoint's lane stand still: all that it sends, what it sends by S3, its looks for results."""
+
+    lane: list[FailureReason]
+    s3_route: list[FailureReason]
+    results: list[FailureReason]
+
+
 class LaneStatus(Struct, frozen=True, kw_only=True):
-    """An endpoint. `paused` names what keeps it from sending, its S3 route, or looks for results; None, as `bounds`, where no
-    process works.
+    """An endpoint. `paused` names what keeps it from sending, its S3 route, or looks for results, and `paused_parts` which of
+    them; None, as `bounds`, where no process works.
     """
 
     endpoint: str
     outstanding: int
     oldest_age_seconds: float
     paused: list[FailureReason] | None
+    paused_parts: PausedParts | None
     bounds: LaneBounds | None
+
+
+NOTHING_PAUSED = PausedParts(lane=[], s3_route=[], results=[])
 
 
 class Unreadable(Struct, frozen=True, kw_only=True):
@@ -126,6 +138,7 @@ class Work(Struct, frozen=True):
 
     rate: Callable[[FileId], float | None]
     paused: Mapping[str, list[FailureReason]]
+    paused_parts: Mapping[str, PausedParts]
     bounds: Mapping[str, LaneBounds]
 
 
@@ -248,6 +261,7 @@ def _lanes(ledger: Ledger, files: Mapping[FileId, JobFile], now: float, work: Wo
             outstanding=jobs,
             oldest_age_seconds=round(now - oldest.get(endpoint, now), 3),
             paused=work.paused.get(endpoint, []) if work else None,
+            paused_parts=work.paused_parts.get(endpoint, NOTHING_PAUSED) if work else None,
             bounds=bounds.get(endpoint),
         )
         for endpoint, jobs in outstanding.items()

@@ -27,7 +27,7 @@ from dispatcher.results import Results, run_of
 from dispatcher.settings import Settings
 from dispatcher.sources.names import marked
 from dispatcher.sources.unreadable import unreadable
-from dispatcher.status import DiskLow, FileStatus, JobStatus, LaneBounds, Status, jobs_named, overview
+from dispatcher.status import DiskLow, FileStatus, JobStatus, LaneBounds, PausedParts, Status, jobs_named, overview
 
 T = TypeVar("T")
 
@@ -191,7 +191,7 @@ def _show(status: Status, *, every_file: bool, clear: bool) -> None:
     if len(files) < len(status.files):
         console.print(_left_out(len(status.files) - len(files)), highlight=False)
     for lane in status.lanes:
-        paused = f"; paused: {', '.join(lane.paused)}" if lane.paused else ""
+        paused = f"; paused: {_paused(lane.paused_parts)}" if lane.paused and lane.paused_parts else ""
         oldest = f", the oldest for {lane.oldest_age_seconds:.0f} s" if lane.outstanding else ""
         bounds = f"; {_bounds(lane.bounds)}" if lane.bounds else ""
         console.print(f"{lane.endpoint}: {lane.outstanding} outstanding{oldest}{paused}{bounds}", highlight=False)
@@ -218,6 +218,12 @@ def _low(disk: DiskLow) -> str:
         f"nothing is taken from the inbox: {disk.free_bytes} bytes are free on the spool's disk, less than "
         f"disk_reserve_bytes, {disk.reserve_bytes}; it goes on at {disk.resume_bytes}"
     )
+
+
+def _paused(parts: PausedParts) -> str:
+    by_s3 = [f"{reason} (by S3)" for reason in parts.s3_route]
+    looks = [f"{reason} (looks for results)" for reason in parts.results]
+    return ", ".join([*parts.lane, *by_s3, *looks])
 
 
 def _bounds(now: LaneBounds) -> str:

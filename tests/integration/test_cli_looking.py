@@ -76,7 +76,7 @@ def test_status_of_an_idle_ledger_tells_files_and_jobs(tmp_path: Path, sandbox: 
     (file,) = status["files"]
     assert (file["lines"], file["rejected"], file["accepted"], file["succeeded"]) == (6, 2, 4, 4)
     assert status["owner"] is False
-    nothing = {"outstanding": 0, "oldest_age_seconds": 0.0, "paused": None, "bounds": None}
+    nothing = {"outstanding": 0, "oldest_age_seconds": 0.0, "paused": None, "paused_parts": None, "bounds": None}
     assert status["lanes"] == [{"endpoint": ENDPOINT, **nothing}]
 
 

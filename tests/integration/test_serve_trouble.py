@@ -7,13 +7,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.sandbox.process import Sandbox
-from tests.programs import ENDPOINT, STAGING, Jobs, accepted, audit, numbered
+from tests.programs import ENDPOINT, STAGING, Jobs, accepted, audit, dispatch, numbered
 from tests.sandboxes import eventually
-from tests.services import Service, audit_all, serving, status
+from tests.services import Service, Spool, asked, audit_all, serving, status
 
 LOAD = ("--max-in-flight", "8", "--doubt-cap-seconds", "0.5")
 SLOW = {"operation": "invoke", "kind": "slow", "seconds": 0.02}
 SERIES_MAX = 1_500
+NOTHING_PAUSED: dict[str, list[str]] = {"lane": [], "s3_route": [], "results": []}
 
 
 def for_endpoints(jobs: int, *endpoints: str) -> Jobs:
@@ -34,6 +35,16 @@ def samples(service: Service) -> dict[tuple[str, ...], float]:
         for sample in family.samples:
             found[sample.name, *(value for _, value in sorted(sample.labels.items()))] = sample.value
     return found
+
+
+def refusals(*operations: str) -> list[dict[str, str]]:
+    """The faults of an account that may do none of these."""
+    return [{"operation": operation, "kind": "access_denied"} for operation in operations]
+
+
+def text_of(spool: Spool) -> str:
+    """What `status` says to a person."""
+    return dispatch(spool.path.parent, None, "status", "--spool", spool.path).out
 
 
 # --- the other side ---------------------------------------------------------------------------------------------------
@@ -115,7 +126,7 @@ def test_a_denied_output_bucket_is_said_and_waited_for(
     with serving(tmp_path, sandbox, *LOAD) as service:
         service.spool.drop("before.jsonl", numbered(20))
         service.spool.until_finished("before.jsonl")
-        sandbox.patch(faults=[{"operation": operation, "kind": "access_denied"} for operation in denied])
+        sandbox.patch(faults=refusals(*denied))
         service.spool.drop("a.jsonl", jobs)
         service.until_said("results cannot be looked for")
         assert status(service.spool)["lanes"][0]["paused"] == ["access_denied"]
@@ -133,6 +144,54 @@ def test_a_denied_output_bucket_is_said_and_waited_for(
     assert [("s3:ListBucket" in str(event["hint"]), event["reason"]) for event in said] == [(True, "access_denied")]
     books = audit_all({"before.jsonl": numbered(20), "a.jsonl": jobs}, service.spool, sandbox)
     assert books["a.jsonl"].states() == {"succeeded": 1_200}
+
+
+@pytest.mark.parametrize(
+    ("operations", "part", "text"),
+    [
+        (("invoke",), "lane", "access_denied"),
+        (("put",), "s3_route", "access_denied (by S3)"),
+        (("list", "head"), "results", "access_denied (looks for results)"),
+    ],
+)
+def test_status_says_which_part_of_a_lane_is_paused(
+    tmp_path: Path, sandbox: Sandbox, operations: tuple[str, ...], part: str, text: str
+) -> None:
+    jobs = numbered(20)
+    jobs.job(b'"%b"' % (b"x" * 200_000))
+    sandbox.patch(faults=refusals(*operations))
+    with serving(tmp_path, sandbox, *LOAD, "--staging", STAGING, "--comparison-share", "0") as service:
+        service.spool.drop("a.jsonl", jobs)
+        eventually(lambda: any(lane["paused"] for lane in asked(service.spool, "status")["lanes"]), 20.0)
+        (lane,) = status(service.spool)["lanes"]
+        assert lane["paused"] == ["access_denied"]
+        assert lane["paused_parts"] == {**NOTHING_PAUSED, part: ["access_denied"]}
+        assert f"; paused: {text}; " in text_of(service.spool)
+        sandbox.patch(faults=[])
+        service.spool.until_finished("a.jsonl", seconds=60.0)
+        assert status(service.spool)["lanes"][0]["paused_parts"] == NOTHING_PAUSED
+        assert "paused" not in text_of(service.spool)
+        service.stop()
+
+
+def test_status_says_of_each_part_why_it_is_paused_when_several_are(tmp_path: Path, sandbox: Sandbox) -> None:
+    jobs = numbered(20)
+    jobs.job(b'"%b"' % (b"x" * 200_000))
+    sandbox.patch(faults=refusals("put", "list", "head"))
+    with serving(tmp_path, sandbox, *LOAD, "--staging", STAGING, "--comparison-share", "0") as service:
+        service.spool.drop("a.jsonl", jobs)
+        service.until_said("s3 route paused")
+        service.until_said("results cannot be looked for")
+        ended = dispatch(tmp_path, None, "lane", ENDPOINT, "--pause", "--spool", service.spool.path)
+        assert ended.status == 0, ended.said
+        (lane,) = status(service.spool)["lanes"]
+        assert lane["paused"] == ["access_denied", "operator"]
+        parts = {"lane": ["operator"], "s3_route": ["access_denied"], "results": ["access_denied"]}
+        assert lane["paused_parts"] == parts
+        text = "; paused: operator, access_denied (by S3), access_denied (looks for results); "
+        assert text in text_of(service.spool)
+        assert samples(service)["dispatcher_lane_paused", ENDPOINT, "access_denied"] == 1
+        service.stop()
 
 
 def test_a_job_file_that_vanishes_from_work_ends_with_what_was_sent(tmp_path: Path, sandbox: Sandbox) -> None:
