@@ -74,7 +74,7 @@ async def serve(settings: Settings) -> int:
     with stop_on_signals() as stop:
         started = time.monotonic()
         folder = Folder(_spool(settings))
-        ledger = ledger_of(settings)
+        ledger = _ledger(settings, folder)
         async with AsyncExitStack() as stack:
             # Told to stop while it still waits for credentials, it has nothing to drain.
             stack.enter_context(suppress(StoppedError))
@@ -118,14 +118,23 @@ async def _own(folder: Folder, stack: AsyncExitStack) -> None:
         await anyio.sleep(HELD_PAUSE_SECONDS)
 
 
-def ledger_of(settings: Settings) -> Path:
-    """Where the service's ledger is: as set, else in the spool."""
-    return Path(settings.ledger) if settings.ledger else _spool(settings) / "ledger.db"
+def _ledger(settings: Settings, folder: Folder) -> Path:
+    """Where the service's ledger is: as set, else in the spool. UsageError where it would be among the job files."""
+    ledger = Path(settings.ledger) if settings.ledger else folder.spool / "ledger.db"
+    if within := folder.holding(ledger):
+        raise UsageError(
+            f"the ledger {ledger} would lie in {within}, among the service's own files: name another place with --ledger, "
+            f"or leave it out, for {folder.spool / 'ledger.db'}"
+        )
+    return ledger
 
 
 def _spool(settings: Settings) -> Path:
-    if settings.spool is None:
-        raise UsageError("the service needs a folder: set --spool DIR (it holds inbox, work, done, failed and results)")
+    lacking = [] if settings.spool else ["a folder: set --spool DIR (it holds inbox, work, done, failed and results)"]
+    if not settings.endpoints():
+        lacking.append("an endpoint: set --endpoint, or --allow-endpoint for those that job lines name")
+    if lacking or settings.spool is None:
+        raise UsageError("the service needs " + "; and ".join(lacking))
     return Path(settings.spool).absolute()
 
 

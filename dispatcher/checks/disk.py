@@ -17,6 +17,7 @@ from dispatcher.checks.findings import Finding, Findings, failed, ok, unknown, w
 from dispatcher.checks.mounts import Mount, Place, holding, mounts, place
 from dispatcher.errors import UsageError
 from dispatcher.settings import Settings
+from dispatcher.sources.folder import Folder
 
 SPOOL_FOLDERS = ("inbox", "work", "done", "failed", "results")
 OLDEST_SQLITE = (3, 37, 0)
@@ -109,6 +110,9 @@ def _ledger(settings: Settings) -> Findings:
         return [
             unknown("ledger", "no place is set for it", "set --ledger or --spool; `run` has it in its output folder")
         ]
+    if settings.spool and (within := Folder(Path(settings.spool)).holding(path)):
+        advice = f"name another place, or leave it out, for {Path(settings.spool) / 'ledger.db'}"
+        return [failed("ledger", f"{path} would lie in {within}, among the service's own files", advice)]
     if path.is_dir():
         return [failed("ledger", f"{path} is a folder", "name a file in it")]
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):

@@ -16,10 +16,6 @@ def serve(**flags: Any) -> int:
     """Dispatches every job file that is dropped into SPOOL/inbox, and puts its results into SPOOL/results, until SIGTERM."""
     settings = settings_from(flags)
     configure_logs(settings)
-    if not settings.endpoints():
-        raise UsageError(
-            "the service needs an endpoint: set --endpoint, or --allow-endpoint for those that job lines name"
-        )
     if settings.payload_root and not Path(settings.payload_root).is_dir():
         raise UsageError(
             f"the folder of payloads {settings.payload_root} is no folder that is there: make or mount it, or correct "

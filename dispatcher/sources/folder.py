@@ -95,6 +95,13 @@ class Folder:
     def folders(self) -> list[Path]:
         return [self.inbox, self.work, self.done, self.failed, self.results]
 
+    def holding(self, path: Path) -> Path | None:
+        """Which of the folders a path lies in, by its name or once symlinks are followed; None where in none of them."""
+        named = Path(os.path.realpath(path.parent), path.name)
+        lies = {named, Path(os.path.realpath(named))}
+        holds = (folder for folder in self.folders if any(one.is_relative_to(os.path.realpath(folder)) for one in lies))
+        return next(holds, None)
+
     def make(self) -> None:
         """Makes the folders that are missing, for the owner alone. Raises UsageError, DiskFaultError. Idempotent."""
         for folder in [self.spool, *self.folders]:

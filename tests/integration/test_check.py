@@ -4,6 +4,7 @@ import json
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -359,19 +360,17 @@ def test_a_spool_in_pieces_fails_and_memory_is_warned_of(tmp_path: Path) -> None
     if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("/dev/shm is where the tests are")
     (tmp_path / "spool").mkdir()
-    (tmp_path / "spool" / "results").symlink_to("/dev/shm")
-    (tmp_path / "config").write_text("")
-    found = checked(
-        tmp_path,
-        None,
-        "--spool",
-        "spool",
-        "--ledger",
-        "/dev/shm/none/ledger.db",
-        "--listen",
-        "198.51.100.1:9464",
-        HOME=str(tmp_path),
-    )
+    flags = ("--spool", "spool", "--ledger", "/dev/shm/none/ledger.db", "--listen", "198.51.100.1:9464")
+    with tempfile.TemporaryDirectory(prefix="dispatcher-", dir="/dev/shm") as elsewhere:
+        (tmp_path / "spool" / "results").symlink_to(elsewhere)
+        found = checked(tmp_path, None, *flags, HOME=str(tmp_path))
     assert found.has("spool", "failed", "on another file system")
     assert found.has("ledger", "warning", "tmpfs")
     assert found.has("listen", "failed", "198.51.100.1:9464")
+
+
+def test_a_ledger_among_the_job_files_fails(tmp_path: Path) -> None:
+    found = checked(tmp_path, None, "--spool", "spool", "--ledger", "spool/inbox/l.jsonl", HOME=str(tmp_path))
+    assert found.has("ledger", "failed", "spool/inbox/l.jsonl would lie in spool/inbox")
+    assert "spool/ledger.db" in found.advice("ledger")
+    assert not (tmp_path / "spool").exists()

@@ -38,6 +38,55 @@ def test_every_wrong_setting_of_file_and_environment_is_named_at_once_and_nothin
     assert [path.name for path in (tmp_path / "spool").rglob("*")] == ["inbox", "a.jsonl"]
 
 
+def test_a_service_without_folder_and_endpoint_is_told_both_at_once(tmp_path: Path) -> None:
+    both = dispatch(tmp_path, None, "serve")
+    assert both.status == 2, both.said
+    assert "--spool DIR" in both.err
+    assert "--endpoint" in both.err
+    no_endpoint = dispatch(tmp_path, None, "serve", "--spool", "spool")
+    assert no_endpoint.status == 2, no_endpoint.said
+    assert "--spool" not in no_endpoint.err
+    assert not (tmp_path / "spool").exists()
+
+
+AMONG_JOB_FILES = (
+    "spool/inbox/l.jsonl",
+    "spool/work/l.db",
+    "spool/done/l.db",
+    "spool/failed/below/l.db",
+    "spool/results/l.db",
+    "link/l.db",
+    "link/../work/l.db",
+    "spool/../l.link",
+    "spool/inbox/out.link",
+)
+
+
+@pytest.mark.parametrize("ledger", AMONG_JOB_FILES)
+def test_a_ledger_among_the_job_files_is_refused_before_anything_is_made(ledger: str, tmp_path: Path) -> None:
+    (tmp_path / "spool" / "inbox").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "spool" / "inbox")
+    (tmp_path / "l.link").symlink_to("spool/inbox/l.jsonl")
+    (tmp_path / "spool" / "inbox" / "out.link").symlink_to(tmp_path / "l.db")
+    before = sorted((tmp_path / "spool").rglob("*"))
+    for given in (ledger, str(tmp_path / ledger)):
+        ended = dispatch(tmp_path, None, "serve", "--spool", "spool", "--endpoint", ENDPOINT, "--ledger", given)
+        assert ended.status == 2, ended.said
+        assert f"the ledger {given} would lie in {tmp_path}/spool/" in ended.err
+        assert f"name another place with --ledger, or leave it out, for {tmp_path}/spool/ledger.db" in ended.err
+    assert sorted((tmp_path / "spool").rglob("*")) == before
+    assert not list(tmp_path.glob("l.db*"))
+
+
+@pytest.mark.parametrize("ledger", ["spool/l.db", "spool/inbox.db", "inbox/l.db"])
+def test_a_ledger_beside_the_job_files_is_taken(ledger: str, tmp_path: Path, sandbox: Sandbox) -> None:
+    (tmp_path / "inbox").mkdir()
+    with serving(tmp_path, sandbox, *LOAD, "--ledger", tmp_path / ledger) as service:
+        service.spool.drop("a.jsonl", numbered(2))
+        finish(service, sandbox, {"a.jsonl": numbered(2)})
+    assert (tmp_path / ledger).exists()
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
