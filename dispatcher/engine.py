@@ -25,7 +25,7 @@ from dispatcher.attempt import Job, Paths
 from dispatcher.clock import SystemClock
 from dispatcher.errors import ChangedFileError, UnreadableFileError
 from dispatcher.fates import UNKNOWN_DOUBT_SECONDS, Fates
-from dispatcher.formats.disk import MissingFolderError
+from dispatcher.formats.disk import BarredError, MissingFolderError
 from dispatcher.formats.joblines import LineRules
 from dispatcher.intake import IntakeSettings, take_in
 from dispatcher.interfaces import Completions, Invoker, Ledger, Stager
@@ -353,7 +353,7 @@ class Engine:
         """Nobody waits for the payloads of a cancelled file. Raises UnreadableFileError where the job file is spoiled."""
         try:
             return await self._load_if_whole(endpoint, claims)
-        except MissingFolderError as error:
+        except (MissingFolderError, BarredError) as error:
             file = await self.ledger.file(claims[0].file_id)
             if file is not None and file.cancelled_at is not None:
                 why = f"{error}; {file.name} is cancelled and not waited for"

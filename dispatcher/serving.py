@@ -5,8 +5,9 @@ Stop    readiness falls; nothing new is taken; no new claims, what is on the wir
         the ledger; checkpoint. A second signal ends the process at once, which costs no more than a crash.
 
 A job file goes inbox → work → done, its results appear in results/ by one rename; `sources/folder.py` says what a crash
-leaves at each step. Whatever part dies takes the process down: half a dispatcher loses time. Over 300 lines because a
-file's way through the service is read best in one place.
+leaves at each step. Results that cannot be put where they belong wait for their place, and nothing else waits with them.
+Whatever part dies takes the process down: half a dispatcher loses time. Over 300 lines because a file's way through the
+service is read best in one place.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ from dispatcher.sources.disk import Disk, free_bytes, watch_disk
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import open_inbox
 from dispatcher.sources.originals import original_lines
-from dispatcher.sources.patience import patient
+from dispatcher.sources.patience import Waiting, patient
 from dispatcher.sources.retention import Retention
 from dispatcher.sources.turns import Turns, is_small, size_on_disk
 from dispatcher.sources.uptake import Uptake, UptakeSettings
@@ -152,8 +153,10 @@ class Service:
         # One for each small file that is being taken up and read; whoever finds none waits, and the file waits in the inbox.
         self._slots = anyio.Semaphore(SMALL_FILES_AT_ONCE)
         self._reading = Turns(READERS)
-        # Files whose results are being published: an end that is seen twice is worked on once.
+        # Files whose results are being published, or wait for that: an end that is seen twice is worked on once.
         self._publishing: set[FileId] = set()
+        # What cannot be put where it belongs for now.
+        self._waiting = Waiting(folder.folders)
         # Files by the end of their time, until their results stand.
         self._open: dict[FileId, JobFile] = {}
         # Set when a file was opened: its deadline may be the next. Waited for by the deadlines' task alone.
@@ -223,6 +226,7 @@ class Service:
                 deadline_seconds=settings.file_deadline_seconds,
             ),
             titles=[file.name for file in await self._made.ledger.files()],
+            waiting=self._waiting,
         )
 
     async def _recover(self, sources: TaskGroup, uptake: Uptake) -> None:
@@ -238,7 +242,7 @@ class Service:
             if file is None:
                 sources.start_soon(self._take_up, taken, uptake, ExitStack(), True, name=f"intake of {taken.name}")
             elif file.published_at is not None:
-                await self._finish(file)
+                await self._waiting.make(partial(self._finish, file))
         for run in unpublished:
             sources.start_soon(self._go_on, known[run], uptake, name=f"intake of {known[run].name}")
 
@@ -352,6 +356,7 @@ class Service:
     def _start_upkeep(self, tasks: TaskGroup, uptake: Uptake) -> None:
         for number in range(PUBLISHERS):
             tasks.start_soon(self._publish_ends, name=f"publisher {number}")
+        tasks.start_soon(self._waiting.run, name="what waits for its place")
         tasks.start_soon(self._disk.run, name="disk")
         tasks.start_soon(self._end_overdue, name="deadlines")
         if self._settings.retention_seconds is not None:
@@ -365,16 +370,20 @@ class Service:
             if file in self._publishing or file not in self._open:
                 continue
             self._publishing.add(file)
-            try:
-                await patient(partial(self._publish, self._open[file]))
-            finally:
-                self._publishing.discard(file)
+            await self._waiting.make(partial(self._end, self._open[file]))
+
+    async def _end(self, file: JobFile) -> None:
+        made = self._made
+        await made.tracker.last_look(file.file_id, published=False)
+        if made.finished(file.file_id):
+            await self._publish(file)
+            self._forget(file)
+            # On its own from here on: its results stand, and the ledger may forget it while it waits to be moved.
+            await self._waiting.make(partial(self._finish, file))
+        self._publishing.discard(file.file_id)
 
     async def _publish(self, file: JobFile) -> None:
         made = self._made
-        await made.tracker.last_look(file.file_id, published=False)
-        if not made.finished(file.file_id):
-            return
         await anyio.to_thread.run_sync(self._folder.mend)
         standing = await anyio.to_thread.run_sync(self._folder.standing, file)
         if standing is None:
@@ -382,7 +391,9 @@ class Service:
             await self._write(read or file)
             await anyio.to_thread.run_sync(self._folder.publish, file)
         await made.ledger.published(file.file_id, made.clock.now())
-        await self._finish(file)
+
+    def _forget(self, file: JobFile) -> None:
+        made = self._made
         if file.rebuilt:
             done, found = made.tally(file.file_id), made.found[file.file_id]
             log.info("rebuilt job file is through", name=file.name, jobs=sum(done.values()), outputs_found=found)
@@ -392,14 +403,18 @@ class Service:
     async def _write(self, file: JobFile) -> None:
         place, spoiled = self._folder.results_place(file.run_id), self._made.spoiled
         why = spoiled.get(file.file_id) or await anyio.to_thread.run_sync(unlike_what_was_read, file)
-        if why is not None and file.file_id not in spoiled:
-            log.error("job file is not what was read of it; it goes to failed/", name=file.name, error=why)
+        gone: UnreadableFileError | None = None
         try:
             await self._made.results.write(file, place, spoiled=why)
         except UnreadableFileError as error:
             # What is known of its jobs stands all the same: a file that is gone must not keep the others from their results.
-            log.error("job file is gone; its results have no metadata", name=file.name, error=str(error))
+            gone = error
             await self._made.results.write(file, place, metadata=False, spoiled=why or str(error))
+        # Said now that it is written: what waits for its place is tried again and again.
+        if why is not None and file.file_id not in spoiled:
+            log.error("job file is not what was read of it; it goes to failed/", name=file.name, error=why)
+        if gone is not None:
+            log.error("job file is gone; its results have no metadata", name=file.name, error=str(gone))
 
     async def _finish(self, file: JobFile) -> None:
         standing = await anyio.to_thread.run_sync(self._folder.standing, file)

@@ -32,7 +32,7 @@ import structlog
 from msgspec import Struct
 
 from dispatcher.errors import UsageError
-from dispatcher.formats.disk import disk_fault, sync_folder
+from dispatcher.formats.disk import PassingFaultError, disk_fault, sync_folder
 from dispatcher.model import NewFile, RunId
 from dispatcher.results import SUMMARY
 from dispatcher.sources.names import (
@@ -95,6 +95,11 @@ class Folder:
     def folders(self) -> list[Path]:
         return [self.inbox, self.work, self.done, self.failed, self.results]
 
+    @property
+    def put_into(self) -> list[Path]:
+        """The folders that are only put into: whatever ails them, job files are taken and dispatched."""
+        return [self.results, self.done, self.failed]
+
     def holding(self, path: Path) -> Path | None:
         """Which of the folders a path lies in, by its name or once symlinks are followed; None where in none of them."""
         named = Path(os.path.realpath(path.parent), path.name)
@@ -104,8 +109,13 @@ class Folder:
 
     def make(self) -> None:
         """Makes the folders that are missing, for the owner alone. Raises UsageError, DiskFaultError. Idempotent."""
-        for folder in [self.spool, *self.folders]:
+        for folder in (self.spool, self.inbox, self.work):
             _make_folder(folder)
+        for folder in self.put_into:
+            try:
+                _make_folder(folder)
+            except UsageError as error:
+                log.error("nothing can be put there; jobs are dispatched all the same", error=str(error))
         with _faults("sync", self.spool):
             sync_folder(str(self.spool))
             devices = {folder.stat().st_dev for folder in self.folders}
@@ -116,10 +126,11 @@ class Folder:
             )
 
     def mend(self) -> None:
-        """Makes again, if they are gone, the folders that are only put into. Raises DiskFaultError, MissingFolderError."""
-        for folder in (self.results, self.done, self.failed):
+        """Makes again, if they are gone, the folders that are only put into. Raises DiskFaultError."""
+        for folder in self.put_into:
             if not folder.exists():
-                _make_folder(folder, parents=False)
+                with _faults("make", folder):
+                    folder.mkdir(mode=FOLDER_MODE)
                 log.warning("folder was missing; made again", folder=str(folder))
 
     # --- into work ----------------------------------------------------------------------------------------------------
@@ -188,10 +199,21 @@ class Folder:
                 run = parse_copy(path.name)
                 if run and (run not in unpublished or not path.name.endswith(COPY_SUFFIX)):
                     path.unlink()
-            scratch = [path for path in self.work.iterdir() if path.name.startswith(SCRATCH_PREFIX)]
-            for path in [*scratch, *(path for path in self.results.iterdir() if is_part(path.name))]:
+            for path in [path for path in self.work.iterdir() if path.name.startswith(SCRATCH_PREFIX)]:
                 shutil.rmtree(path)
-            return [_taken(path) for path in sorted(files, key=_age) if parse_taken(path.name)]
+        self._remove_parts()
+        return [_taken(path) for path in sorted(files, key=_age) if parse_taken(path.name)]
+
+    def _remove_parts(self) -> None:
+        """They are written anew, so that it does no harm where they have to stay."""
+        try:
+            for path in [path for path in self.results.iterdir() if is_part(path.name)]:
+                shutil.rmtree(path)
+        except OSError as error:
+            fault = disk_fault("remove half written results in", str(self.results), error)
+            if not isinstance(fault, PassingFaultError):
+                raise fault from error
+            log.warning("half written results stay for now", error=str(fault))
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -234,9 +256,9 @@ class Folder:
 
         Returns where it went; None if it was not in `work/` (any more).
         """
-        source = Path(file.source)
-        with _faults("move", source):
-            target = self._move(source, _free(self.done if into == "done" else self.failed, file))
+        source, folder = Path(file.source), self.done if into == "done" else self.failed
+        with _faults(f"move {source} into", folder):
+            target = self._move(source, _free(folder, file))
             if file.data_path != file.source:
                 Path(file.data_path).unlink(missing_ok=True)
             sync_folder(str(self.work))
@@ -297,9 +319,9 @@ def _lstat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _make_folder(folder: Path, *, parents: bool = True) -> None:
+def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(mode=FOLDER_MODE, parents=parents, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     except OSError as error:
         if error.errno in {errno.EEXIST, errno.ENOTDIR}:
             raise UsageError(f"{folder} is not a folder: move it away, or choose another spool") from error

@@ -4,7 +4,7 @@ Before anything of it is accepted the file is synced, and a compressed one is un
 that a damaged archive is found while nothing is known of it. A file that cannot be read gets results like any other (the
 sums are zero, `summary.json` and `errors.jsonl` name the reason) and goes to `failed/`; in this order, so that after a
 crash the same happens again and finds the results standing. A disk without room for a copy is waited for, with the file in
-`work/`: that is no fault of the file.
+`work/`: that is no fault of the file. So is a place for its refusal that cannot be written to, and nobody waits with it.
 
 The title, under which its results and later the job file itself stand, is settled here: no other run in the ledger has it,
 and no results.
@@ -24,7 +24,7 @@ from anyio import CapacityLimiter, from_thread
 from msgspec import Struct
 
 from dispatcher.errors import UnreadableFileError
-from dispatcher.formats.disk import MissingFolderError, NoSpaceError, check_folder_of, disk_fault, sync_folder
+from dispatcher.formats.disk import NoSpaceError, PassingFaultError, check_folder_of, disk_fault, sync_folder
 from dispatcher.formats.lines import START
 from dispatcher.formats.spool import compression, is_compressed, spool_compressed
 from dispatcher.interfaces import Clock, Ledger
@@ -32,7 +32,7 @@ from dispatcher.model import FileId, JobFile, NewFile
 from dispatcher.results import ERRORS, RESULTS, SUMMARY, Summary
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.names import marked
-from dispatcher.sources.patience import patient
+from dispatcher.sources.patience import Waiting, patient
 from dispatcher.sources.turns import Turns, size_on_disk
 
 log = structlog.get_logger(__name__)
@@ -65,12 +65,20 @@ class UptakeSettings(Struct, frozen=True, kw_only=True):
 
 
 class Uptake:
-    """Takes up files; several at once. `titles` are those that the ledger knows."""
+    """Takes up files; several at once. `titles` are those that the ledger knows; `waiting` has what must wait for its place."""
 
     def __init__(
-        self, folder: Folder, *, ledger: Ledger, clock: Clock, settings: UptakeSettings, titles: Iterable[str]
+        self,
+        folder: Folder,
+        *,
+        ledger: Ledger,
+        clock: Clock,
+        settings: UptakeSettings,
+        titles: Iterable[str],
+        waiting: Waiting,
     ) -> None:
         self._folder = folder
+        self._waiting = waiting
         self._ledger = ledger
         self._clock = clock
         self._settings = settings
@@ -83,20 +91,19 @@ class Uptake:
         self._titles.discard(title)
 
     async def take_up(self, taken: Taken, *, rebuilt: bool = False) -> JobFile | None:
-        """The ledger's record of a file that it did not know; None if nothing is left to do for the file.
+        """The ledger's record of a file that it did not know; None if nothing is left to do for the file but to move it.
 
         `rebuilt`: `Folder.recover` found the file, so that a ledger that was lost may have dispatched it: where its results
         stand it is only moved, else its jobs start in doubt. Waits for room on the disk. Raises DiskFaultError,
         LedgerFaultError. A cancel ends an unpacking at its next chunk and leaves the file in `work/`, for `recover`.
         """
-        if rebuilt and await anyio.to_thread.run_sync(self._finish_standing, taken):
+        if rebuilt and await self._finish_standing(taken):
             return None
         title = await self._title(taken)
         try:
             new = await self._read_whole(taken, title, rebuilt=rebuilt)
         except UnreadableFileError as error:
-            self._titles.discard(title)
-            await self._when_room(partial(self._refuse, taken, title, str(error)), title)
+            await self._waiting.make(partial(self._refuse, taken, title, str(error)))
             return None
         return await patient(lambda: self._ledger.add_file(new))
 
@@ -148,11 +155,30 @@ class Uptake:
         while True:
             try:
                 return await anyio.to_thread.run_sync(make, limiter=limiter)
-            except (NoSpaceError, MissingFolderError) as error:
+            except PassingFaultError as error:
                 if wait_seconds == first_wait_seconds:
                     log.error("no room to take up a job file, or no folder; tried again", name=name, error=str(error))
             await anyio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, ROOM_RETRY_MAX_SECONDS)
+
+    async def _finish_standing(self, taken: Taken) -> bool:
+        """Whether results of it stand; then it is moved, as soon as it can be."""
+        standing = await patient(partial(anyio.to_thread.run_sync, self._folder.standing, taken))
+        if standing is None:
+            return False
+        log.info("results stand already; job file moved", name=standing.folder.name, run_id=taken.run_id)
+        file = _nothing_of(taken, standing.folder.name, self._clock.now())
+
+        async def finish() -> None:
+            await anyio.to_thread.run_sync(self._folder.finish, file, standing.into)
+
+        await self._waiting.make(finish)
+        return True
+
+    async def _refuse(self, taken: Taken, title: str, reason: str) -> None:
+        await anyio.to_thread.run_sync(self._give_refusal, taken, title, reason)
+        self._titles.discard(title)
+        log.error("job file cannot be read; moved to failed/", name=title, run_id=taken.run_id, error=reason)
 
     # --- in a thread --------------------------------------------------------------------------------------------------
 
@@ -173,25 +199,20 @@ class Uptake:
         except OSError as error:
             raise disk_fault("ask for the free space of", str(self._folder.spool), error) from error
 
-    def _finish_standing(self, taken: Taken) -> bool:
-        standing = self._folder.standing(taken)
-        if standing is None:
-            return False
-        log.info("results stand already; job file moved", name=standing.folder.name, run_id=taken.run_id)
-        self._folder.finish(_nothing_of(taken, standing.folder.name, self._clock.now()), standing.into)
-        return True
-
-    def _refuse(self, taken: Taken, title: str, reason: str) -> None:
+    def _give_refusal(self, taken: Taken, title: str, reason: str) -> None:
         file = _nothing_of(taken, title, self._clock.now())
-        place = self._folder.results_place(file.run_id)
         self._folder.mend()
+        if self._folder.standing(file) is None:
+            self._publish_refusal(file, reason)
+        self._folder.finish(file, "failed")
+
+    def _publish_refusal(self, file: JobFile, reason: str) -> None:
+        place = self._folder.results_place(file.run_id)
         try:
             write_refusal(file, place, reason, self._clock.now())
         except OSError as error:
             raise disk_fault("write", str(place), error) from error
         self._folder.publish(file)
-        self._folder.finish(file, "failed")
-        log.error("job file cannot be read; moved to failed/", name=title, run_id=taken.run_id, error=reason)
 
 
 def write_refusal(file: JobFile, folder: Path, reason: str, at: float) -> None:

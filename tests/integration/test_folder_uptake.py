@@ -26,6 +26,7 @@ from dispatcher.model import JobFile
 from dispatcher.results import Results
 from dispatcher.sources.folder import Folder, Taken
 from dispatcher.sources.inbox import scan
+from dispatcher.sources.patience import Waiting
 from dispatcher.sources.turns import SMALL_BYTES
 from dispatcher.sources.uptake import UNPACKERS, UNREADABLE, Uptake, UptakeSettings
 
@@ -52,7 +53,8 @@ class Station:
 
     def opened(self, **changes: object) -> Uptake:
         settings = replace(self.settings, **changes)
-        return Uptake(self.folder, ledger=self.ledger, clock=self.clock, settings=settings, titles=[])
+        waiting = Waiting(self.folder.folders)
+        return Uptake(self.folder, ledger=self.ledger, clock=self.clock, settings=settings, titles=[], waiting=waiting)
 
     def dropped(self, name: str, content: bytes = TEXT) -> Taken:
         """A file that came into the inbox and was taken."""

@@ -22,6 +22,16 @@ def payloads(tmp_path: Path) -> Path:
     return folder
 
 
+LOST = {"gone": "a folder is missing", "a file": "a folder cannot be used"}
+
+
+def lose(folder: Path, how: str) -> None:
+    """The folder is gone, or a file lies in its place."""
+    shutil.rmtree(folder)
+    if how == "a file":
+        folder.write_text("")
+
+
 def states(spool: Spool, name: str) -> list[str]:
     return [row["status"] for row in rows(spool.results(name) / "results.jsonl")]
 
@@ -49,30 +59,32 @@ def test_files_that_wait_for_payloads_get_them_where_the_setting_is_corrected(
     assert states(service.spool, "a.jsonl") == ["succeeded", "succeeded"]
 
 
+@pytest.mark.parametrize("how", LOST)
 def test_a_file_that_waits_for_a_folder_of_payloads_ends_when_it_is_cancelled(
-    tmp_path: Path, sandbox: Sandbox, payloads: Path
+    how: str, tmp_path: Path, sandbox: Sandbox, payloads: Path
 ) -> None:
     with serving(tmp_path, sandbox, *LOAD, "--payload-root", payloads) as service:
-        shutil.rmtree(payloads)
+        lose(payloads, how)
         service.spool.drop("a.jsonl", LINES)
-        service.until_said("a folder is missing")
+        service.until_said(LOST[how])
         assert dispatch(tmp_path, None, "cancel", "a.jsonl", "--spool", service.spool.path).status == 0
         service.spool.until_finished("a.jsonl")
         service.stop()
     assert states(service.spool, "a.jsonl") == ["cancelled", "cancelled"]
 
 
+@pytest.mark.parametrize("how", LOST)
 def test_what_was_claimed_when_its_payloads_went_away_ends_when_it_is_cancelled(
-    tmp_path: Path, sandbox: Sandbox, payloads: Path
+    how: str, tmp_path: Path, sandbox: Sandbox, payloads: Path
 ) -> None:
     with serving(tmp_path, sandbox, *LOAD, "--payload-root", payloads) as service:
         hold = ("lane", ENDPOINT, "--spool", service.spool.path)
         assert dispatch(tmp_path, None, *hold, "--pause").status == 0
         service.spool.drop("a.jsonl", LINES)
         eventually(lambda: any(file["lines"] == 2 for file in status(service.spool)["files"]), 20.0)
-        shutil.rmtree(payloads)
+        lose(payloads, how)
         assert dispatch(tmp_path, None, *hold, "--resume").status == 0
-        service.until_said("a folder is missing")
+        service.until_said(LOST[how])
         assert dispatch(tmp_path, None, "cancel", "a.jsonl", "--spool", service.spool.path).status == 0
         service.spool.until_finished("a.jsonl")
         service.stop()
