@@ -25,10 +25,9 @@ def scrape() -> list[Row]:
 
 
 def _under_load(stage: Stage) -> list[Row]:
-    page = Page(stage.service)
     series = len([line for line in stage.service.get("/metrics")[1].splitlines() if not line.startswith("#")])
     sent = rate(stage.accepted, 5.0)
-    before = stage.accepted()
+    page, before = Page(stage.service), stage.accepted()
     began = time.monotonic()
     scrapes = every(0.1, SCRAPES, lambda: page.seconds("/metrics"))
     while_scraped = (stage.accepted() - before) / (time.monotonic() - began)
