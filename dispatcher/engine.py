@@ -302,12 +302,8 @@ class Engine:
 
     def paused(self) -> dict[EndpointName, list[FailureReason]]:
         """Why each lane, its S3 route or its looks for results stand still; no entry for one that does not."""
-        reasons = {endpoint: self._paused(lane) for endpoint, lane in self.lanes.items()}
+        reasons = {endpoint: self._paused_parts(lane).reasons for endpoint, lane in self.lanes.items()}
         return {endpoint: why for endpoint, why in reasons.items() if why}
-
-    def _paused(self, lane: Lane) -> list[FailureReason]:
-        blind = self._fates.sight.reason(lane.endpoint)
-        return lane.paused if blind is None or blind in lane.paused else [*lane.paused, blind]
 
     def healthy(self) -> bool:
         """Whether the event loop turns and its own parts with it; trouble at AWS does not count."""
@@ -315,10 +311,9 @@ class Engine:
 
     def work(self) -> Work:
         """What `status` can say because this process works."""
-        paused = {str(endpoint): reasons for endpoint, reasons in self.paused().items()}
-        parts = {str(endpoint): self._paused_parts(lane) for endpoint, lane in self.lanes.items()}
+        paused = {str(endpoint): self._paused_parts(lane) for endpoint, lane in self.lanes.items()}
         bounds = {str(endpoint): self._bounds(lane) for endpoint, lane in self.lanes.items()}
-        return Work(self._rate, paused, parts, bounds)
+        return Work(self._rate, paused, bounds)
 
     def _paused_parts(self, lane: Lane) -> PausedParts:
         blind = self._fates.sight.reason(lane.endpoint)

@@ -195,8 +195,7 @@ class Lane:
     @property
     def paused(self) -> list[FailureReason]:
         """What keeps the lane, or its S3 route, from sending."""
-        by_gates = [gate.reason for gate in (self._judge.gate, self._judge.staging_gate) if gate.reason is not None]
-        return [*by_gates, FailureReason.OPERATOR] if self._held else by_gates
+        return [*self.paused_itself, *self.paused_by_s3]
 
     @property
     def paused_by_s3(self) -> list[FailureReason]:

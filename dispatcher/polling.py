@@ -44,7 +44,6 @@ class Pace:
     """How long results of a lane take, from its latest completions."""
 
     def __init__(self, keep: int = 256) -> None:
-        self._keep = keep
         self._latest: deque[float] = deque(maxlen=keep)
 
     def add(self, seconds: float) -> None:
@@ -54,7 +53,7 @@ class Pace:
     @property
     def is_young(self) -> bool:
         """Whether it knows too few results: the first of a lane are its fastest."""
-        return len(self._latest) < self._keep
+        return len(self._latest) != self._latest.maxlen
 
     @property
     def most_seconds(self) -> float:

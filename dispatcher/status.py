@@ -60,6 +60,11 @@ class PausedParts(Struct, frozen=True, kw_only=True):
     s3_route: list[FailureReason]
     results: list[FailureReason]
 
+    @property
+    def reasons(self) -> list[FailureReason]:
+        """Each of them once."""
+        return list(dict.fromkeys([*self.lane, *self.s3_route, *self.results]))
+
 
 class LaneStatus(Struct, frozen=True, kw_only=True):
     """An endpoint. `paused` names what keeps it from sending, its S3 route, or looks for results, and `paused_parts` which of
@@ -137,8 +142,7 @@ class Work(Struct, frozen=True):
     """What only the process that works knows. `rate` is jobs a second that reached a final state of late, None if none did."""
 
     rate: Callable[[FileId], float | None]
-    paused: Mapping[str, list[FailureReason]]
-    paused_parts: Mapping[str, PausedParts]
+    paused: Mapping[str, PausedParts]
     bounds: Mapping[str, LaneBounds]
 
 
@@ -260,8 +264,8 @@ def _lanes(ledger: Ledger, files: Mapping[FileId, JobFile], now: float, work: Wo
             endpoint=endpoint,
             outstanding=jobs,
             oldest_age_seconds=round(now - oldest.get(endpoint, now), 3),
-            paused=work.paused.get(endpoint, []) if work else None,
-            paused_parts=work.paused_parts.get(endpoint, NOTHING_PAUSED) if work else None,
+            paused=work.paused.get(endpoint, NOTHING_PAUSED).reasons if work else None,
+            paused_parts=work.paused.get(endpoint, NOTHING_PAUSED) if work else None,
             bounds=bounds.get(endpoint),
         )
         for endpoint, jobs in outstanding.items()
