@@ -27,9 +27,9 @@ from dispatcher.interfaces import Clock, FileSlice
 from dispatcher.model import Claim, EndpointName, Error, FailureReason, FileId, JobFile, Settled, State
 
 TTL_LEAST_SECONDS = 60
-Stamp = tuple[int, int]
-"""Size in bytes, and time of change in ns."""
-GONE = (-1, -1)
+Stamp = tuple[int, int, int]
+"""Size in bytes, and times of change in ns: of the content, which anybody may set, and of the inode, which nobody can."""
+GONE = (-1, -1, -1)
 """The stamp of a file that is not there."""
 OPEN_FILES = 64
 """Job files kept open at once; the one used longest ago is closed for another."""
@@ -57,7 +57,7 @@ class Loader:
         # Least recently used first. Only touched under the lock, in worker threads, and by close.
         self._open: OrderedDict[FileId, LineSource] = OrderedDict()
         self._lock = threading.Lock()
-        # Size and time of change of each job file before it was read here, or when last found to be whole. Under the lock.
+        # What each job file looked like before it was read here, or when last found to be whole. Under the lock.
         self._stamps: dict[FileId, Stamp] = {}
 
     def add(self, file: JobFile) -> None:
@@ -211,7 +211,7 @@ def _stamp(path: str) -> Stamp:
         found = Path(path).stat()
     except OSError:
         return GONE
-    return (found.st_size, found.st_mtime_ns)
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _parts(loaded: Loaded) -> tuple[bytes | FileSlice | None, str | None, str | None]:
